@@ -1,0 +1,112 @@
+"""Batches of a probe set: one fixed size, labels encoded on the way, bad images named or skipped."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_interp.data.bank import LabelEncoder
+from lightning_interp.errors import DatasetError
+from lightning_interp.functional.regions import Regions
+
+BadImage = Literal["raise", "skip"]
+Loaded = tuple[int, Tensor | str, Regions | None]
+
+
+@dataclass(frozen=True)
+class ProbeBatch:
+    """Some images of a probe set.
+
+    Args:
+        images: ``(B, C, H, W)``, uint8 or float; the rows past ``len(indices)`` repeat the last image, so that
+            every batch has the same shape (another shape may take another convolution path and other last bits).
+        indices: Positions in the probe set of the rows that count.
+        regions: Encoded labels of those rows; None where they are known already.
+        skipped: Bad images left out, ``(index, reason)``.
+    """
+
+    images: Tensor
+    indices: list[int]
+    regions: list[Regions | None]
+    skipped: list[tuple[int, str]]
+
+
+class _Items(Dataset[Loaded]):
+    """Reads one image at a time: ``(index, image, regions)``, or ``(index, reason, None)`` for a bad one."""
+
+    def __init__(self, encoder: LabelEncoder, known: Collection[int], on_bad_image: BadImage) -> None:
+        self.encoder, self.known, self.on_bad_image = encoder, known, on_bad_image
+
+    def __len__(self) -> int:
+        return len(self.encoder.probe)
+
+    def __getitem__(self, index: int) -> Loaded:
+        try:
+            image = self.encoder.probe.image(index)
+            return index, image, None if index in self.known else self.encoder(index)
+        except (DatasetError, OSError) as error:
+            if self.on_bad_image == "raise":
+                raise
+            return index, f"{type(error).__name__}: {error}", None
+
+
+class _Collate:
+    """Stacks what could be read, padded to the batch size by repeating the last image."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+
+    def __call__(self, items: Sequence[Loaded]) -> ProbeBatch:
+        good = [(index, image, regions) for index, image, regions in items if isinstance(image, Tensor)]
+        skipped = [(index, reason) for index, reason, _ in items if isinstance(reason, str)]
+        images = [image for _, image, _ in good]
+        shapes = {tuple(image.shape) for image in images}
+        if len(shapes) > 1:
+            raise DatasetError(f"images of one probe set must have one shape; found {sorted(shapes)}")
+        if images:
+            images += [images[-1]] * (self.batch_size - len(images))
+        return ProbeBatch(
+            images=torch.stack(images) if images else torch.empty(0),
+            indices=[index for index, _, _ in good],
+            regions=[regions for _, _, regions in good],
+            skipped=skipped,
+        )
+
+
+def probe_batches(
+    encoder: LabelEncoder,
+    indices: Sequence[int],
+    *,
+    batch_size: int,
+    known: Collection[int] = (),
+    num_workers: int = 0,
+    on_bad_image: BadImage = "raise",
+    pin_memory: bool = False,
+    timeout: float = 300.0,
+) -> Iterable[ProbeBatch]:
+    """Loader over some images of a probe set, in the order given.
+
+    Args:
+        encoder: Encodes labels; knows the probe set.
+        indices: Images to read.
+        batch_size: Rows of every batch, the last one included.
+        known: Images whose labels are encoded already.
+        num_workers: Loader processes.
+        on_bad_image: ``"raise"``, or ``"skip"`` and report.
+        pin_memory: Whether to stage batches for copying to a GPU.
+        timeout: Seconds to wait for a loader process before giving up.
+    """
+    return DataLoader(
+        _Items(encoder, known, on_bad_image),
+        batch_size=batch_size,
+        sampler=list(indices),
+        num_workers=num_workers,
+        collate_fn=_Collate(batch_size),
+        pin_memory=pin_memory,
+        timeout=timeout if num_workers else 0,
+        # Without a generator of its own, a loader draws its seed from the global one and so changes training.
+        generator=torch.Generator().manual_seed(0),
+    )

@@ -1,0 +1,87 @@
+"""Where processes meet: agreement on what happened, and exact sums. The package's only collectives."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+from lightning_interp.errors import ProbeError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that share a probe; by default this one alone.
+
+    All communication goes over one gloo group with its own time-out, beside whatever backend training uses.
+
+    Args:
+        rank: Number of this process, from 0.
+        world: Number of processes.
+        group: The group; None for a single process.
+        timeout: How long to wait for another process.
+    """
+
+    rank: int = 0
+    world: int = 1
+    group: Any = None
+    timeout: timedelta = field(default_factory=lambda: timedelta(minutes=10))
+
+    @classmethod
+    def connect(cls, timeout: timedelta) -> "Ranks":
+        """The processes of ``torch.distributed``; a collective call. One process where it is not initialised."""
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            return cls(timeout=timeout)
+        group = dist.new_group(backend="gloo", timeout=timeout)
+        return cls(dist.get_rank(), dist.get_world_size(), group, timeout)
+
+    def agree(self, error: Exception | None, note: Any = None) -> list[Any]:
+        """Exchange outcomes before the next step, so that no process waits for one that failed.
+
+        Args:
+            error: What went wrong here, if anything.
+            note: Anything picklable that every process should know of this one.
+
+        Returns:
+            The notes of all processes, by rank.
+
+        Raises:
+            ProbeError: On every process with the same text, if any of several failed. A single process raises its
+                own error as it is.
+        """
+        if self.world == 1:
+            if error is not None:
+                raise error
+            return [note]
+        # Names the process that does not come, where a plain collective would only time out.
+        dist.monitored_barrier(self.group, timeout=self.timeout)
+        outcomes: list[Any] = [None] * self.world
+        text = None if error is None else f"rank {self.rank}: {type(error).__name__}: {error}"
+        dist.all_gather_object(outcomes, (text, note), group=self.group)
+        failures = [failure for failure, _ in outcomes if failure is not None]
+        if failures:
+            raise ProbeError("the probe failed; " + "; ".join(failures)) from error
+        return [other for _, other in outcomes]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over the processes, on the CPU; int64 stays exact."""
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def min(self, values: Tensor) -> Tensor:
+        """Minimum over the processes, on the CPU."""
+        return self._reduce(values, dist.ReduceOp.MIN)
+
+    def _reduce(self, values: Tensor, operation: Any) -> Tensor:
+        if self.world == 1:
+            return values
+        total = values.cpu().clone()
+        dist.all_reduce(total, op=operation, group=self.group)
+        return total.to(values.device)
+
+    def close(self) -> None:
+        """Release the group; a collective call."""
+        if self.group is not None and dist.is_initialized():
+            dist.destroy_process_group(self.group)
+
+

@@ -1,0 +1,123 @@
+"""Where the receptive fields of a layer's values are centred, measured on the network itself."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lightning_interp.errors import LayerError
+
+# Pixels; a multiple of any usual total stride, so that size-dependent padding stays as it is.
+_GROWTH = 128
+_LARGEST = 4096
+_NARROW = 96
+
+
+class _Reached(Exception):  # noqa: N818 - unwinds the forward pass, not an error
+    """The layer has run; the rest of the forward pass is not needed."""
+
+
+def receptive_axis(
+    module: nn.Module, layer: nn.Module, name: str, image_size: tuple[int, int], channels: int, axis: int
+) -> tuple[int, float]:
+    """Centre of the first value's receptive field, and the step between two, along one axis of the image.
+
+    A value depends on an input pixel if it turns NaN when the pixel does. A receptive field that reaches over
+    the border shows only in part, so the field is measured in the middle of an image that is long along this
+    axis (by a whole number of steps, which keeps any size-dependent padding) and narrow along the other.
+
+    Args:
+        module: The network, in eval mode, on any device.
+        layer: The layer in it.
+        name: Its name, for errors.
+        image_size: ``(H, W)`` of the probe images.
+        channels: Channels of an image.
+        axis: 0 for rows, 1 for columns.
+
+    Returns:
+        ``(first, step)`` in image pixels: the centre is the middle pixel ``lo + size // 2`` of the field
+        ``[lo, lo + size)``, as NetDissect's ``upsample.composed_fieldmap`` has it.
+
+    Raises:
+        LayerError: If the field covers the whole image however large (squeeze-and-excitation, attention...).
+    """
+    probe = _AxisProbe(module, layer, channels, axis)
+    size = image_size[axis] + _GROWTH
+    while size <= _LARGEST:
+        middle = probe.count(size) // 2
+        low, high = probe.field(size, middle)
+        next_low = probe.field(size, middle + 1)[0] if 0 < low and high < size - 1 else low
+        if next_low > low:
+            stride = next_low - low
+            return low + (high - low + 1) // 2 - middle * stride, float(stride)
+        size += _GROWTH * -(-size // _GROWTH)
+    raise LayerError(
+        f"layer '{name}' sees the whole image from every position, so its receptive field has no centre; "
+        "use upsample='cell'"
+    )
+
+
+class _AxisProbe:
+    """Which positions along one axis a value of the layer depends on."""
+
+    def __init__(self, module: nn.Module, layer: nn.Module, channels: int, axis: int) -> None:
+        self.module, self.layer, self.channels, self.axis = module, layer, channels, axis
+        first = next(module.parameters())
+        self.device, self.dtype = first.device, first.dtype
+
+    def count(self, size: int) -> int:
+        """Values along the axis for an image of that size."""
+        return self._maps(size, torch.zeros(1, size, dtype=torch.bool)).shape[1]
+
+    def field(self, size: int, position: int) -> tuple[int, int]:
+        """First and last pixel along the axis that the value at ``position`` depends on."""
+        places = torch.arange(size)
+        low = self._edge(size, position, lambda edge: places[None] <= edge[:, None])
+        high = size - 1 - self._edge(size, position, lambda edge: places[None] >= size - 1 - edge[:, None])
+        return low, high
+
+    def _edge(self, size: int, position: int, broken: Callable[[Tensor], Tensor]) -> int:
+        """Smallest edge for which breaking the pixels up to it breaks the value; eight at a time."""
+        low, high = 0, size - 1
+        while low < high:
+            edges = torch.linspace(low, high, min(8, high - low + 1)).floor().long().unique()
+            first = int(self._maps(size, broken(edges))[:, position].int().argmax())
+            low = int(edges[first - 1]) + 1 if first else low
+            high = int(edges[first])
+        return low
+
+    def _maps(self, size: int, broken: Tensor) -> Tensor:
+        """``(B, length)`` bool, values that are NaN when the pixels ``(B, size)`` are."""
+        line = torch.zeros(broken.shape, dtype=self.dtype, device=self.device)
+        line[broken.to(self.device)] = torch.nan
+        shape = (len(line), self.channels, size, _NARROW) if self.axis == 0 else (len(line), self.channels, _NARROW, size)
+        images = (line[:, None, :, None] if self.axis == 0 else line[:, None, None, :]).expand(shape)
+        reached: list[Tensor] = []
+
+        def stop(_module: nn.Module, _args: object, output: Tensor) -> None:
+            reached.append(output)
+            raise _Reached
+
+        handle = self.layer.register_forward_hook(stop)
+        try:
+            with _exact_convolutions():
+                self.module(images.contiguous())
+        except _Reached:
+            pass
+        finally:
+            handle.remove()
+        nan = reached[0].isnan().any(1)
+        return nan.any(2) if self.axis == 0 else nan.any(1)
+
+
+@contextmanager
+def _exact_convolutions() -> Iterator[None]:
+    """Without the transforms (Winograd, FFT) that spread one NaN over values that do not depend on it."""
+    with warnings.catch_warnings(), ExitStack() as stack:
+        # Merely touching the oneDNN flags warns of TF32 on Intel GPUs.
+        warnings.simplefilter("ignore", UserWarning)
+        stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        yield
