@@ -82,8 +82,8 @@ def ranked(layer: LayerDissection) -> list[UnitSummary]:
 def gallery_units(layer: LayerDissection, count: int) -> tuple[int, ...]:
     """Units worth looking at: the best of every concept, then the second best of every concept...
 
-    Keep the answer for :func:`lightning_interp.viz.gallery.unit_gallery` at later epochs, so that each row stays
-    with its unit.
+    Keep the answer for :func:`lightning_interp.viz.gallery.unit_gallery` at later epochs, so that a row
+    stays with its unit.
 
     Returns:
         At most ``count`` different channel numbers.
