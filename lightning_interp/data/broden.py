@@ -305,6 +305,10 @@ def _located(files: Files, index: Path, row: _Row) -> _Row:
             raise DatasetError(f"{index}, line {row.line}, column {column!r}: {error}") from error
         return name
 
+    height, width = row.mask_size
+    if (labels := len(row.planes) * height * width) > files.max_pixels:
+        message = f"{labels} pixels of label planes, more than max_pixels={files.max_pixels}"
+        raise DatasetError(f"{index}, line {row.line}: {message}")
     return replace(
         row,
         image=check("image", row.image, PHOTO, row.image_size),

@@ -315,6 +315,13 @@ def test_huge_photo_is_refused_on_construction(root: Path) -> None:
         Broden(root, max_pixels=47)
 
 
+def test_too_many_planes_for_one_image_are_refused(root: Path) -> None:
+    rewrite(root / "index.csv", 2, "object", ";".join(["ade/one_object.png"] * 4))  # a fifth is its material
+    assert Broden(root, max_pixels=60)[0].labels.planes["object"].shape == (4, 4, 3)
+    with pytest.raises(DatasetError, match=r"index\.csv, line 2: 60 pixels of label planes, more than"):
+        Broden(root, max_pixels=59)
+
+
 def test_verify(root: Path) -> None:
     with pytest.raises(DatasetError, match=r"manifest\.json"):
         Broden(root, verify=True)
