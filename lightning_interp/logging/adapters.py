@@ -30,7 +30,7 @@ def write(logger: Any, artifact: Artifact, step: int) -> bool:
     """Write an artifact to a logger of Lightning, if the logger can show its kind.
 
     The logger's class is told by name along its base classes, so it may come from ``lightning.pytorch`` or
-    from ``pytorch_lightning``. TensorBoard takes every kind; Weights & Biases all but the custom-scalars layout;
+    from ``pytorch_lightning``. TensorBoard takes every kind; Weights & Biases all but custom scalars;
     MLflow all but that and histograms; every other logger takes scalars.
 
     Args:

@@ -64,7 +64,7 @@ class Table:
 
 @dataclass(frozen=True)
 class CustomScalars:
-    """TensorBoard's custom scalars: by heading, by chart, its kind (``"Multiline"``, ``"Margin"``) and tags."""
+    """TensorBoard's custom scalars: by heading and chart, ``"Multiline"`` or ``"Margin"`` and tags."""
 
     layout: Mapping[str, Mapping[str, tuple[str, Sequence[str]]]]
 

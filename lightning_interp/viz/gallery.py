@@ -69,6 +69,7 @@ def unit_strip(
     *,
     tile: int = 112,
     columns: int | None = None,
+    gap: str = _PAGE,
 ) -> Image.Image:
     """One unit's top images from left to right, with its masks; see :func:`unit_gallery`.
 
@@ -79,6 +80,7 @@ def unit_strip(
         mask_size: ``(h, w)`` of the probe set's masks.
         tile: Longer side of an image as drawn, in pixels.
         columns: How many images; all that the result holds if None.
+        gap: Colour between the images.
     """
     index = layer.top.index[unit][:columns]
     masks = (
@@ -86,7 +88,7 @@ def unit_strip(
         > layer.thresholds[unit]
     )
     cell = _cell(mask_size, tile)
-    strip = Image.new("RGB", (max(len(index), 1) * (cell[0] + _GAP) - _GAP, cell[1]), _PAGE)
+    strip = Image.new("RGB", (max(len(index), 1) * (cell[0] + _GAP) - _GAP, cell[1]), gap)
     for slot, image in enumerate(index):
         scored = image >= 0 and layer.status[unit] == "ok"
         picture = lit(images(int(image)), masks[slot], cell) if scored else Image.new("RGB", cell, EMPTY)

@@ -1,0 +1,164 @@
+"""One static page about a network: scores against chance, detectors by concept, every unit's top images."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from lightning_interp.data.probe import ProbeSet
+from lightning_interp.logging.files import slug, write_jpeg, write_text
+from lightning_interp.results import DissectionResult, LayerDissection
+from lightning_interp.viz.bars import concept_counts, headline, most_counted
+from lightning_interp.viz.gallery import unit_strip
+from lightning_interp.viz.overlay import Picture, to_picture
+from lightning_interp.viz.palette import NEUTRAL, category_color
+from lightning_interp.viz.text import clean
+from lightning_interp.viz.units import ranked
+
+PAGE = "report.html"
+IMAGES = "report_images"
+
+_TILE = 128
+_COLUMNS = 5
+_BARS_PER_CATEGORY = 20
+_CACHED_IMAGES = 1024
+
+
+class Tile(NamedTuple):
+    """A number at the head of a layer, with what chance gives or what it means."""
+
+    name: str
+    value: str
+    note: str
+
+
+class Line(NamedTuple):
+    """A line of the history chart: by probe, place in per cent from the upper left, and value."""
+
+    name: str
+    color: str
+    points: list[tuple[float, float, int]]
+
+
+def write_report(results: Sequence[DissectionResult], probe: ProbeSet, folder: str | Path) -> Path:
+    """Write ``report.html`` and, beside it, ``report_images/``; the page needs no network.
+
+    Units, bars and tiles are those of the last result; with several results, one an epoch, a chart shows the
+    number of detectors over them.
+
+    Args:
+        results: Oldest first.
+        probe: The probe set that they were made with.
+        folder: Where to write; made if absent.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: If there is no result.
+    """
+    if not results:
+        raise ValueError("a report needs at least one result")
+    folder, last = Path(folder), results[-1]
+    environment = Environment(
+        loader=PackageLoader("lightning_interp.report"), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters.update(clean=clean, color=category_color)
+    page = environment.get_template("report.html.jinja").render(
+        result=last,
+        layers=[_layer(results, name, probe, folder) for name in last.layers],
+        settings=_flat(last.settings),
+        meta=_flat(last.meta),
+    )
+    write_text(folder / PAGE, page)
+    return folder / PAGE
+
+
+def _layer(results: Sequence[DissectionResult], name: str, probe: ProbeSet, folder: Path) -> dict[str, Any]:
+    layer = results[-1].layers[name]
+    history = [result for result in results if name in result.layers]
+    return {
+        "name": name,
+        "headline": headline(layer),
+        "tiles": _tiles(layer),
+        "bars": _bars(layer),
+        "lines": _history([result.layers[name] for result in history]),
+        "epochs": [str(result.meta.get("epoch", i)) for i, result in enumerate(history)],
+        "categories": sorted({s.category for s in ranked(layer) if s.category}),
+        "threshold": layer.iou_threshold,
+        "units": ranked(layer),
+        "images": _write_images(layer, probe, folder),
+    }
+
+
+def _write_images(layer: LayerDissection, probe: ProbeSet, folder: Path) -> dict[int, str]:
+    """One strip a scored unit; gives their places relative to the page."""
+
+    @lru_cache(_CACHED_IMAGES)
+    def image(index: int) -> Picture:
+        return to_picture(probe.image(index))
+
+    places = {}
+    for unit in range(layer.num_units):
+        if layer.status[unit] == "ok":
+            places[unit] = f"{IMAGES}/{slug(layer.layer)}/unit_{unit:04d}.jpg"
+            strip = unit_strip(layer, image, unit, probe.mask_size, tile=_TILE, columns=_COLUMNS, gap=NEUTRAL)
+            write_jpeg(folder / places[unit], strip)
+    return places
+
+
+def _tiles(layer: LayerDissection) -> list[Tile]:
+    scores, chance, numbers = layer.scores, layer.chance_scores, layer.scalars()
+    return [
+        Tile("detectors", str(scores.detectors), f"by chance {chance.detectors}"),
+        Tile("unique concepts", str(scores.unique_detectors), f"by chance {chance.unique_detectors}"),
+        Tile("interpretable", f"{numbers['interpretable_share']:.0%}", f"of {scores.units} units"),
+        Tile(
+            "beat chance",
+            str(int(numbers["beats_chance"])),
+            f"units above IoU {numbers['max_iou_by_chance']:.2f}",
+        ),
+        Tile("best IoU", f"{numbers['max_iou']:.2f}", f"mean of units {numbers['mean_iou']:.3f}"),
+        Tile("not scored", str(int(numbers["invalid_units"])), "constant or non-finite units"),
+    ]
+
+
+def _bars(layer: LayerDissection) -> list[dict[str, Any]]:
+    """Counts by category, with lengths in per cent of the layer's longest."""
+    counts = concept_counts(layer)
+    longest = max((max(n.units, n.by_chance) for n in counts), default=1)
+    groups = []
+    for category, group in groupby(counts, key=lambda n: n.category):
+        members = list(group)
+        shown = most_counted(members, _BARS_PER_CATEGORY)
+        bars = [(n, 100 * n.units / longest, 100 * n.by_chance / longest) for n in shown]
+        groups.append({"category": category, "bars": bars, "more": len(members) - len(shown)})
+    return groups
+
+
+def _history(layers: Sequence[LayerDissection]) -> list[Line]:
+    series = {
+        ("detectors", "#0072B2"): [layer.scores.detectors for layer in layers],
+        ("unique concepts", "#D55E00"): [layer.scores.unique_detectors for layer in layers],
+        ("detectors by chance", NEUTRAL): [layer.chance_scores.detectors for layer in layers],
+    }
+    top = max(max(values) for values in series.values()) or 1
+    across = max(len(layers) - 1, 1)
+    return [
+        Line(name, color, [(100 * i / across, 100 - 100 * v / top, v) for i, v in enumerate(values)])
+        for (name, color), values in series.items()
+    ]
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as lines of a table."""
+    lines: list[tuple[str, str]] = []
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            lines += _flat(value, f"{prefix}{key}.")
+        else:
+            lines.append((f"{prefix}{key}", str(value)))
+    return lines
