@@ -125,6 +125,9 @@ def test_number_of_no_chosen_category_is_unlabelled(root: Path) -> None:
     save_plane(root / "images/ade/one_object.png", plane(2, 5))
     assert Broden(root, categories=["object"])[0].labels.planes["object"][0, 0].tolist() == [2, 0, 0]
     assert Broden(root)[0].labels.planes["object"][0, 0].tolist() == [2, 5, 0]
+    rewrite(root / "index.csv", 3, "scene", "5;300")
+    assert Broden(root, categories=["scene"])[0].labels.image == {"scene": [300]}
+    assert Broden(root)[1].labels.image == {"scene": [5, 300]}
 
 
 def test_split(root: Path) -> None:

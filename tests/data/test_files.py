@@ -248,7 +248,7 @@ def test_bad_manifest(files: Files) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"a": 1,\n "a": 2}', "key 'a' stands twice"),
+        (b'{"z": 0, "a": 1,\n "a": 2}', "key 'a' stands twice"),
         (b'{"a": 1,\n b}', "line 2, column 2"),
         (b"[" * 100_000, "RecursionError"),
         (b'"\xff"', "UnicodeDecodeError"),

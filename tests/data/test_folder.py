@@ -47,6 +47,12 @@ def test_photos_in_order_of_their_names(root: Path) -> None:
     assert probe.concepts[2] == Concept(300, "skin", "material")
 
 
+def test_order_does_not_depend_on_the_suffix(root: Path) -> None:
+    (root / "images/c.jpeg").rename(root / "images/a-b.jpeg")  # "-" sorts before "."
+    (root / "masks/c.png").rename(root / "masks/a-b.png")
+    assert SegmentationFolder(root).photos == ("images/a.PNG", "images/a-b.jpeg", "images/b.jpg")
+
+
 def test_one_mask_is_split_by_category(root: Path) -> None:
     planes = SegmentationFolder(root, **SMALL)[0].labels.planes
     assert {category: plane.tolist() for category, plane in planes.items()} == {
