@@ -154,7 +154,7 @@ def test_photo_modes(files: Files) -> None:
     palette = Image.fromarray(grey % 2)
     palette = palette.convert("P")
     palette.putpalette([1, 2, 3, 4, 5, 6])
-    palette.save(files.root / "palette.png", transparency=b"\x00\xff")
+    palette.save(files.root / "palette.png", transparency=b"\x00\x80")
     assert files.photo("grey.png", None).tolist() == [grey.tolist()] * 3
     for name in ("rgb.png", "rgba.png"):
         photo = files.photo(name, None)
