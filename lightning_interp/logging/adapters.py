@@ -44,15 +44,23 @@ def write(logger: Any, artifact: Artifact, step: int) -> bool:
     if isinstance(artifact, Scalars):
         logger.log_metrics({safe_tag(tag): value for tag, value in artifact.values.items()}, step=step)
         return True
-    names = [base.__name__ for base in type(logger).__mro__]
-    writers = next((_WRITERS[name] for name in names if name in _WRITERS), {})
-    writer = writers.get(type(artifact))
+    writer = _writers(logger).get(type(artifact))
     if writer is None:
         return False
     if not isinstance(artifact, CustomScalars):
         artifact = replace(artifact, tag=safe_tag(artifact.tag))
     writer(logger, artifact, step)
     return True
+
+
+def shows(logger: Any, kind: type[Artifact]) -> bool:
+    """Whether the logger can show artifacts of that kind: no use in drawing them otherwise."""
+    return kind is Scalars or kind in _writers(logger)
+
+
+def _writers(logger: Any) -> Mapping[type, _Writer]:
+    names = [base.__name__ for base in type(logger).__mro__]
+    return next((_WRITERS[name] for name in names if name in _WRITERS), {})
 
 
 def _pixels(artifact: Image | Figure) -> np.ndarray[Any, np.dtype[np.uint8]]:

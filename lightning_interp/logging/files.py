@@ -38,7 +38,7 @@ def slug(name: str) -> str:
         ('layer4.0', 'a-b-2c2c79')
     """
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:57]
-    if plain == name:
+    if plain and plain == name:
         return plain
     return f"{plain}-{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:6]}".strip("-")
 

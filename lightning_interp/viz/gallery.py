@@ -84,8 +84,7 @@ def unit_strip(
     """
     index = layer.top.index[unit][:columns]
     masks = (
-        upsample_map(layer.top.maps[unit][:columns], layer.anchors, layer.border, mask_size)
-        > layer.thresholds[unit]
+        upsample_map(layer.top.maps[unit][:columns], layer.anchors, layer.border, mask_size) > layer.thresholds[unit]
     )
     cell = _cell(mask_size, tile)
     strip = Image.new("RGB", (max(len(index), 1) * (cell[0] + _GAP) - _GAP, cell[1]), gap)

@@ -73,9 +73,7 @@ def _draw_counts(axes: "Axes", probes: Sequence[Sequence[_Cell]], names: list[st
     base = np.zeros(len(probes))
     for name in names:
         height = np.array([c[name] for c in counts])
-        axes.bar(
-            np.arange(len(probes)), height, bottom=base, width=0.8, color=category_color(name), label="x"
-        )
+        axes.bar(np.arange(len(probes)), height, bottom=base, width=0.8, color=category_color(name), label="x")
         base = base + height
     quiet(axes, "bottom")
     axes.set_ylabel("detectors", fontsize=9, color=MUTED)

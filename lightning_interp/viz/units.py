@@ -110,7 +110,7 @@ def unit_table(layer: LayerDissection, rows: int = 20) -> list[tuple[str, ...]]:
             u.category or "",
             _number(u.iou),
             _number(u.chance_iou),
-            _number(u.threshold),
+            _number(u.threshold, ".4g"),
             u.caveat,
         )
         for u in ranked(layer)[:rows]
@@ -122,5 +122,5 @@ def unit_table_markdown(layer: LayerDissection, rows: int = 20) -> str:
     return markdown_table(COLUMNS, unit_table(layer, rows))
 
 
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"
+def _number(value: float, form: str = ".3f") -> str:
+    return "" if math.isnan(value) else format(value, form)
