@@ -14,7 +14,7 @@ from lightning_interp.data.probe import ProbeSet
 from lightning_interp.data.sampler import ShardSampler
 from lightning_interp.errors import DatasetError
 from lightning_interp.functional.dissection import cyclic_partners
-from lightning_interp.functional.upsampling import Axis, Grid
+from lightning_interp.functional.upsampling import Axis, Border, Grid
 from lightning_interp.metrics.agreement import ConceptArea
 from lightning_interp.options import DissectionOptions, make_options
 from lightning_interp.probing.describe import describe_layers
@@ -44,6 +44,9 @@ class Dissector:
             forward pass is made, with the same result.
         on_bad_image: ``"raise"``, or ``"skip"`` images that cannot be read and report how many.
 
+    Attributes:
+        limit: Probe only the first so many of these images (a trial run); None for all.
+
     Raises:
         DatasetError: If the probe set is empty, without concepts, or malformed.
         ValueError: If a number is out of range.
@@ -64,7 +67,10 @@ class Dissector:
     ) -> None:
         _check_probe(probe)
         least = {"batch_size": (batch_size, 1), "num_workers": (num_workers, 0), "top_k": (top_k, 1)}
-        least |= {"max_samples": (1 if max_samples is None else max_samples, 1), "byte_budget": (byte_budget, 0)}
+        least |= {
+            "max_samples": (1 if max_samples is None else max_samples, 1),
+            "byte_budget": (byte_budget, 0),
+        }
         for name, (value, minimum) in least.items():
             if value < minimum:
                 raise ValueError(f"{name} must be at least {minimum}, got {value}")
@@ -73,9 +79,11 @@ class Dissector:
         self.probe, self.layers, self.options = probe, layers, options
         self.batch_size, self.num_workers = batch_size, num_workers
         self.top_k, self.byte_budget, self.on_bad_image = top_k, byte_budget, on_bad_image
-        self.mask_size = options.mask_size or tuple(probe.mask_size)
+        self.mask_size = options.mask_size or probe.mask_size
         self.indices = _spread(len(probe), max_samples)
         self.bank = LabelBank(LabelEncoder(probe, self.mask_size), options.images == "all")
+        self.limit: int | None = None
+        self._infos: dict[str, LayerInfo] = {}
         self._grids: dict[LayerInfo, Grid] = {}
 
     def describe(self, module: nn.Module, forward: Forward | None = None) -> dict[str, LayerInfo]:
@@ -97,6 +105,7 @@ class Dissector:
             for name, info in infos.items():
                 if info not in self._grids:
                     self._grids[info] = self._grid(module, layers[name], info, tuple(image.shape[1:]))
+        self._infos = infos
         return infos
 
     def _example(self) -> Tensor:
@@ -111,7 +120,7 @@ class Dissector:
     def _grid(self, module: nn.Module, layer: nn.Module, info: LayerInfo, image: tuple[int, ...]) -> Grid:
         shape = (info.height, info.width)
         if self.options.upsample != "receptive_field":
-            border = "zero" if self.options.upsample == "zero_pad" else "hold"
+            border: Border = "zero" if self.options.upsample == "zero_pad" else "hold"
             return Grid(*(Axis.cells(n, size, border) for n, size in zip(shape, self.mask_size, strict=True)))
         axes = []
         for axis in (0, 1):
@@ -170,9 +179,7 @@ class Dissector:
                 return None
             layers = sweep.results()
         settings = self.settings() | {"num_skipped": sum(map(len, skipped))}
-        return DissectionResult(
-            layers, len(sweep.kept), settings, time.perf_counter() - start, dict(meta or {})
-        )
+        return DissectionResult(layers, len(sweep.kept), settings, time.perf_counter() - start, dict(meta or {}))
 
     def settings(self) -> dict[str, Any]:
         """What the numbers depend on, JSON-able."""
@@ -199,7 +206,8 @@ class _Sweep:
     ) -> None:
         self.own, self.module, self.ranks = dissector, module, ranks
         self.forward, self.progress, self.should_stop = forward, progress, should_stop
-        self.shard = ShardSampler(dissector.indices, ranks.rank, ranks.world)
+        self.indices = dissector.indices[: dissector.limit]
+        self.shard = ShardSampler(self.indices, ranks.rank, ranks.world)
         self.skipped: list[tuple[int, str]] = []
         self.batches: list[list[int]] = []
         self.kept: list[int] = []
@@ -210,14 +218,14 @@ class _Sweep:
 
     def collect(self) -> None:
         """First sweep: thresholds' candidates, surviving cells, top images, labels. No collective."""
-        infos = self.own.describe(self.module, self.forward)
+        infos = self.own._infos or self.own.describe(self.module, self.forward)
         sync = {"sync_on_compute": self.ranks.world > 1, "process_group": self.ranks.group}
         for name, info in infos.items():
             self.passes[name] = LayerPass(
                 info,
                 self.own._grids[info],
                 self.own.options,
-                num_images=len(self.own.indices),
+                num_images=len(self.indices),
                 num_concepts=len(self.own.probe.concepts),
                 num_categories=len(self.own.probe.categories),
                 top_k=self.own.top_k,
@@ -268,7 +276,7 @@ class _Sweep:
 
     def settle(self, skipped: Mapping[int, str]) -> None:
         """Exact thresholds over all processes, and the re-pairing of images; collective."""
-        self.kept = [index for index in self.own.indices if index not in skipped]
+        self.kept = [index for index in self.indices if index not in skipped]
         if not self.kept:
             raise DatasetError(f"no image of the probe set can be read; first: {next(iter(skipped.values()))}")
         self.partners = cyclic_partners(self.kept)

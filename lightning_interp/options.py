@@ -63,9 +63,7 @@ class DissectionOptions:
 PRESETS: Mapping[str, DissectionOptions] = MappingProxyType(
     {
         "cvpr2017": DissectionOptions(),
-        "pnas2020": DissectionOptions(
-            quantile=0.01, quantile_on="upsampled", upsample="zero_pad", images="all"
-        ),
+        "pnas2020": DissectionOptions(quantile=0.01, quantile_on="upsampled", upsample="zero_pad", images="all"),
     }
 )
 

@@ -192,9 +192,7 @@ class LayerDissection:
         ) / np.maximum(pixels, 1)
         unit, concept = joint[0] + joint[1], joint[0] + joint[2]
         entropy = _entropy(joint)
-        information = (
-            _entropy(np.stack([unit, 1 - unit])) + _entropy(np.stack([concept, 1 - concept])) - entropy
-        )
+        information = _entropy(np.stack([unit, 1 - unit])) + _entropy(np.stack([concept, 1 - concept])) - entropy
         quality = np.where(entropy > 0, information / np.where(entropy > 0, entropy, 1.0), 0.0)
         return np.where(np.isnan(self.iou), np.nan, quality)
 
@@ -248,9 +246,7 @@ class DissectionResult:
 
     def scalars(self) -> dict[str, float]:
         """Every score as ``<layer>/<quantity>``, and ``seconds``."""
-        values = {
-            f"{name}/{key}": v for name, layer in self.layers.items() for key, v in layer.scalars().items()
-        }
+        values = {f"{name}/{key}": v for name, layer in self.layers.items() for key, v in layer.scalars().items()}
         return values | {"seconds": self.seconds}
 
 

@@ -1,6 +1,6 @@
 """Batches of a probe set: one fixed size, labels encoded on the way, bad images named or skipped."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,7 +37,7 @@ class ProbeBatch:
 class _Items(Dataset[Loaded]):
     """Reads one image at a time: ``(index, image, regions)``, or ``(index, reason, None)`` for a bad one."""
 
-    def __init__(self, encoder: LabelEncoder, known: Collection[int], on_bad_image: BadImage) -> None:
+    def __init__(self, encoder: LabelEncoder, known: Container[int], on_bad_image: BadImage) -> None:
         self.encoder, self.known, self.on_bad_image = encoder, known, on_bad_image
 
     def __len__(self) -> int:
@@ -81,7 +81,7 @@ def probe_batches(
     indices: Sequence[int],
     *,
     batch_size: int,
-    known: Collection[int] = (),
+    known: Container[int] = (),
     num_workers: int = 0,
     on_bad_image: BadImage = "raise",
     pin_memory: bool = False,

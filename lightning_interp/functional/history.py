@@ -1,6 +1,6 @@
 """What changed between two probes: units that became detectors, ceased to be, or detect something else."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 
@@ -18,7 +18,7 @@ class Changes(NamedTuple):
     changed: int
 
 
-def concept_changes(previous: Sequence[str | None], current: Sequence[str | None]) -> Changes:
+def concept_changes(previous: Sequence[Hashable | None], current: Sequence[Hashable | None]) -> Changes:
     """Compare the concepts that a layer's units detect at two probes.
 
     Args:

@@ -25,7 +25,7 @@ class Regions(NamedTuple):
     concept: NDArray[np.int32]
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """Number of regions."""
         return int(self.map.max()) + 1 if self.map.size else 0
 
@@ -139,7 +139,7 @@ class RegionBatch(NamedTuple):
 
 def stack_regions(images: Sequence[Regions]) -> RegionBatch:
     """Number the regions of several images through, for one gather and one count over all of them."""
-    counts = np.array([image.count for image in images], dtype=np.int64)
+    counts = np.array([image.size for image in images], dtype=np.int64)
     offset = np.cumsum(counts) - counts
     maps = np.stack([image.map for image in images]).astype(np.int64) + offset[:, None]
     region = np.concatenate([image.region + o for image, o in zip(images, offset, strict=True)])
@@ -150,7 +150,7 @@ def stack_regions(images: Sequence[Regions]) -> RegionBatch:
 
 def concept_pixels(image: Regions, num_concepts: int) -> NDArray[np.int64]:
     """``(C,)`` int64, pixels of every concept in one image."""
-    area = np.bincount(image.map, minlength=image.count)
+    area = np.bincount(image.map, minlength=image.size)
     pixels = np.zeros(num_concepts, dtype=np.int64)
     np.add.at(pixels, image.concept, area[image.region])
     return pixels

@@ -58,9 +58,7 @@ class LayerScores:
     category_unique: Mapping[str, int]
 
 
-def layer_scores(
-    rows: Sequence[UnitRow], categories: Sequence[str], iou_threshold: float = 0.04
-) -> LayerScores:
+def layer_scores(rows: Sequence[UnitRow], categories: Sequence[str], iou_threshold: float = 0.04) -> LayerScores:
     """Count a layer's detectors by both published rules.
 
     Args:

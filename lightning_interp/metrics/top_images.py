@@ -14,7 +14,7 @@ _EMPTY = torch.iinfo(torch.int64).min
 class Winners(NamedTuple):
     """Result of :class:`TopActivations`: shapes ``(U, k)``, ``(U, k)``, ``(U, k, 2)``, ``(U, k, h, w)``."""
 
-    index: Tensor
+    image: Tensor
     score: Tensor
     peak: Tensor
     maps: Tensor
@@ -75,7 +75,7 @@ class TopActivations(Metric):
         index = torch.where(empty, -1, 2**32 - 1 - (self.key & (2**32 - 1)))
         score = from_sortable_bits(self.key >> 32, torch.float32).masked_fill(empty, -torch.inf)
         peak = torch.stack([self.peak // self.width, self.peak % self.width], 2)
-        return Winners(index, score, peak, self.maps.unflatten(2, (-1, self.width)))
+        return Winners(index, score, peak, self.maps.view(*self.maps.shape[:2], -1, self.width))
 
 
 def _first_peak(maps: Tensor) -> Tensor:

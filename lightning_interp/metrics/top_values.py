@@ -23,9 +23,7 @@ class TopValues:
         device: Where the values are.
     """
 
-    def __init__(
-        self, num_units: int, count: int, quantile: float, dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, num_units: int, count: int, quantile: float, dtype: torch.dtype, device: torch.device) -> None:
         self.quantile = quantile
         self.m = quantile_rank(count, quantile)[0]
         self.bound = torch.full((num_units,), -math.inf, dtype=torch.float64, device=device)

@@ -34,7 +34,7 @@ class LayerPass:
     """Streams a layer's maps once; holds what the final thresholds may still need, and no more.
 
     The steps, in order: :meth:`update` for each batch; :meth:`settle` (collective); :meth:`tally` for each batch,
-    or, if the byte budget was passed, :meth:`tally_maps` in a second forward pass; :meth:`sync_tallies`.
+    or, if the byte budget was passed, :meth:`tally_maps` in a second forward pass.
 
     Args:
         info: Shape of the maps.
@@ -178,5 +178,5 @@ def _chunks(cells: Cells, grid: Grid) -> "list[Cells]":
     """The cells in pieces of at most so many pixels."""
     pixels = grid.rows.table[1].shape[1] * grid.columns.table[1].shape[1]
     size = max(1, _PIXELS_AT_A_TIME // pixels)
-    parts = [part.split(size) for part in cells]
+    parts = [torch.split(part, size) for part in cells]
     return [Cells(*chunk) for chunk in zip(*parts, strict=True)]

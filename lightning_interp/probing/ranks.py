@@ -83,5 +83,3 @@ class Ranks:
         """Release the group; a collective call."""
         if self.group is not None and dist.is_initialized():
             dist.destroy_process_group(self.group)
-
-

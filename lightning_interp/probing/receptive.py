@@ -48,7 +48,7 @@ def receptive_axis(
     while size <= _LARGEST:
         middle = probe.count(size) // 2
         low, high = probe.field(size, middle)
-        next_low = probe.field(size, middle + 1)[0] if 0 < low and high < size - 1 else low
+        next_low = probe.field(size, middle + 1)[0] if low > 0 and high < size - 1 else low
         if next_low > low:
             stride = next_low - low
             return low + (high - low + 1) // 2 - middle * stride, float(stride)
@@ -82,7 +82,7 @@ class _AxisProbe:
         """Smallest edge for which breaking the pixels up to it breaks the value; eight at a time."""
         low, high = 0, size - 1
         while low < high:
-            edges = torch.linspace(low, high, min(8, high - low + 1)).floor().long().unique()
+            edges = torch.tensor(sorted({low + (high - low) * i // 7 for i in range(8)}))
             first = int(self._maps(size, broken(edges))[:, position].int().argmax())
             low = int(edges[first - 1]) + 1 if first else low
             high = int(edges[first])
@@ -92,7 +92,9 @@ class _AxisProbe:
         """``(B, length)`` bool, values that are NaN when the pixels ``(B, size)`` are."""
         line = torch.zeros(broken.shape, dtype=self.dtype, device=self.device)
         line[broken.to(self.device)] = torch.nan
-        shape = (len(line), self.channels, size, _NARROW) if self.axis == 0 else (len(line), self.channels, _NARROW, size)
+        shape = (
+            (len(line), self.channels, size, _NARROW) if self.axis == 0 else (len(line), self.channels, _NARROW, size)
+        )
         images = (line[:, None, :, None] if self.axis == 0 else line[:, None, None, :]).expand(shape)
         reached: list[Tensor] = []
 

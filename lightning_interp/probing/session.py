@@ -58,7 +58,7 @@ def _keep_buffers(module: nn.Module) -> Callable[[], None]:
 
 def _keep_random_state() -> Callable[[], None]:
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
 
     def restore() -> None:
         random.setstate(python)

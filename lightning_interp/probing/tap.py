@@ -39,18 +39,16 @@ class Tap:
 
 def _one_map(name: str, runs: list[Any]) -> Tensor:
     if len(runs) != 1:
-        advice = (
-            "the forward pass does not use it" if not runs else "tap a submodule that runs once for every image"
-        )
+        advice = "the forward pass does not use it" if not runs else "tap a submodule that runs once for every image"
         raise LayerError(f"layer '{name}' ran {len(runs)} times in a forward pass, expected 1; {advice}")
     output = runs[0]
     if not isinstance(output, Tensor):
         raise LayerError(
-            f"layer '{name}' gives a {type(output).__name__}; expected one tensor of shape (B, U, H, W): tap a submodule"
+            f"layer '{name}' gives a {type(output).__name__}; expected one tensor (B, U, H, W): tap a submodule"
         )
     if output.ndim != 4 or not output.is_floating_point():
         raise LayerError(
-            f"layer '{name}' gives shape {tuple(output.shape)} ({output.dtype}); expected floating-point maps (B, U, H, W)"
+            f"layer '{name}' gives shape {tuple(output.shape)} ({output.dtype}); expected float maps (B, U, H, W)"
         )
     return output
 

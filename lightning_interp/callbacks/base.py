@@ -1,0 +1,246 @@
+"""What every probing callback shares: when to probe, with which weights, on which processes, and where to write."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+from torch import Tensor
+
+from lightning_interp._lightning import Callback, LightningModule, Trainer, rank_zero_info, rank_zero_warn
+from lightning_interp.errors import ProbeError
+from lightning_interp.logging.adapters import shows, write
+from lightning_interp.logging.artifacts import Artifact, Scalars, safe_tag
+from lightning_interp.logging.guard import Guard
+from lightning_interp.probing.ranks import Ranks
+from lightning_interp.schedule import Every
+
+Result = TypeVar("Result")
+
+Output = tuple[type[Artifact], Callable[[], Artifact]]
+
+_SHARDED = {"FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"}
+
+
+class ProbeCallback(Callback, Generic[Result]):
+    """Probes the network during training and publishes what it found.
+
+    Runs at the end of the first validation of an epoch, else at the end of the training epoch if there is no
+    validation. Training is bit-identical with and without it. A subclass says what to probe and what to publish.
+
+    Args:
+        name: First part of every tag and the name of the folder; two callbacks need two names.
+        schedule: When to probe.
+        on_error: What a failing figure, logger or file does: ``"warn"`` once and go on, or ``"raise"``. A probe
+            that fails always raises, on every process alike.
+        timeout: Seconds to wait for another process before giving up.
+    """
+
+    def __init__(
+        self, name: str, schedule: Every, on_error: Literal["warn", "raise"] = "warn", timeout: float = 600.0
+    ) -> None:
+        if safe_tag(name) != name or "/" in name:
+            raise ValueError(f"name {name!r} must be made of letters, digits and _ . - only")
+        if timeout <= 0:
+            raise ValueError(f"timeout must be positive, got {timeout}")
+        self.name, self.schedule, self.timeout = name, schedule, timeout
+        self.last_epoch: int | None = None
+        self.result: Result | None = None
+        self._guard = Guard(name, on_error)
+        self._ranks = Ranks()
+        self._active = True
+
+    @abstractmethod
+    def prepare(self, module: LightningModule, forward: Callable[[Tensor], Any]) -> None:
+        """Check what can be checked before the first epoch; raises on every process alike."""
+
+    @abstractmethod
+    def probe(
+        self,
+        module: LightningModule,
+        forward: Callable[[Tensor], Any],
+        ranks: Ranks,
+        should_stop: Callable[[], bool],
+        meta: Mapping[str, Any],
+    ) -> Result | None:
+        """Probe once: the same result on every process, or None if it was stopped."""
+
+    @abstractmethod
+    def scalars(self, result: Result) -> dict[str, float]:
+        """Every score by tag, always the same tags; called once a probe, on every process."""
+
+    @abstractmethod
+    def artifacts(self, result: Result) -> Iterable[Output]:
+        """Kind and maker of every figure and table, in order; a maker is called for each logger that shows it."""
+
+    @abstractmethod
+    def save(self, result: Result, folder: Path) -> None:
+        """Write the result's files; rank zero only."""
+
+    @property
+    def state_key(self) -> str:
+        """Differs between callbacks of one class, so that each keeps its own state in the checkpoint."""
+        return f"{type(self).__qualname__}{{'name': {self.name!r}}}"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse what cannot work, warn of what misleads."""
+        self._active = not trainer.barebones
+        if not self._active:
+            rank_zero_info(f"{self.name}: Trainer(barebones=True) logs nothing, so nothing is probed")
+            return
+        kind = _base_names(trainer.strategy) & _SHARDED
+        if kind:
+            raise ProbeError(f"{self.name}: {kind.pop()} shards the weights; probing it is not supported")
+        callbacks = list(trainer.callbacks)  # type: ignore[attr-defined]  # set by a connector
+        twins = [c for c in callbacks if isinstance(c, ProbeCallback) and c.name == self.name and c is not self]
+        if twins:
+            raise ProbeError(f"two callbacks are named '{self.name}'; give one of them another name=")
+        averaging = [c for c in callbacks if "WeightAveraging" in _base_names(c)]
+        if averaging and self in callbacks and callbacks.index(self) > callbacks.index(averaging[0]):
+            rank_zero_warn(
+                f"{self.name}: listed after {type(averaging[0]).__name__}, so it probes the raw weights while "
+                f"checkpoints hold the averaged ones; list {type(self).__name__} before it"
+            )
+        if self.schedule.n_epochs > 1 and any(_monitors(c, f"{self.name}/") for c in callbacks):
+            rank_zero_warn(
+                f"{self.name}: EarlyStopping sees the last score again in epochs that are not probed; "
+                f"multiply its patience by {self.schedule.n_epochs}"
+            )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Meet the other processes and check the layers before anything else runs."""
+        self._connect(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As at fit start, for ``trainer.validate`` alone."""
+        if trainer.state.fn == "validate":
+            self._connect(trainer, pl_module)
+
+    def _connect(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._active:
+            return
+        self._ranks = Ranks.connect(timedelta(seconds=self.timeout))
+        error: Exception | None = None
+        try:
+            with _quiet(pl_module):
+                self.prepare(pl_module, _forward(trainer, pl_module))
+        except Exception as caught:
+            error = caught
+        self._ranks.agree(error)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Probe before training; ``self.log`` would date it to the first epoch's end, so loggers get it directly."""
+        first = trainer.global_step == 0 and trainer.current_epoch == 0
+        if self.schedule.at_start and first and self._active and not is_trial(trainer):
+            self._run(trainer, pl_module, epoch=None)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Probe where ModelCheckpoint and EarlyStopping will read the scores in the same epoch."""
+        if trainer.sanity_checking or not self._active:
+            return
+        if trainer.state.fn == "validate" or self._due(trainer):
+            self._run(trainer, pl_module, trainer.current_epoch)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Probe here if there is no validation."""
+        if self._active and not trainer.enable_validation and self._due(trainer):
+            self._run(trainer, pl_module, trainer.current_epoch)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the other processes."""
+        self._ranks.close()
+        self._ranks = Ranks()
+
+    def _due(self, trainer: Trainer) -> bool:
+        most = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
+        return self.schedule.due(trainer.current_epoch, self.last_epoch, most)
+
+    def _run(self, trainer: Trainer, pl_module: LightningModule, epoch: int | None) -> None:
+        meta = {"epoch": epoch, "global_step": trainer.global_step, "name": self.name}
+        with _quiet(pl_module):
+            result = self.probe(
+                pl_module, _forward(trainer, pl_module), self._ranks, lambda: trainer.received_sigterm, meta
+            )
+        if result is None:
+            return
+        self.result = result
+        values = {safe_tag(f"{self.name}/{key}"): value for key, value in self.scalars(result).items()}
+        if epoch is None:
+            self._write_all(trainer, [(Scalars, lambda: Scalars(values))])
+        else:
+            if trainer.state.fn != "validate":
+                self.last_epoch = epoch
+            # Equal on every process already; a maximum keeps them so, and Lightning from asking for a reduction.
+            pl_module.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max", batch_size=1)
+        self._publish(trainer, result, "start" if epoch is None else f"epoch_{epoch:04d}")
+
+    def _publish(self, trainer: Trainer, result: Result, folder: str) -> None:
+        # trainer.log_dir is a collective call.
+        root = trainer.log_dir or trainer.default_root_dir
+        if is_trial(trainer) or not trainer.is_global_zero:
+            return
+        with self._guard("files"):
+            self.save(result, Path(root) / "interp" / self.name / folder)
+        self._write_all(trainer, self.artifacts(result))
+
+    def _write_all(self, trainer: Trainer, artifacts: Iterable[Output]) -> None:
+        if not trainer.is_global_zero or not trainer.loggers:
+            return
+        with self._guard("figures"):
+            for kind, make in artifacts:
+                for logger in (logger for logger in trainer.loggers if shows(logger, kind)):
+                    # A figure is empty after it was written, so each logger gets its own.
+                    with self._guard(kind.__name__.lower()):
+                        write(logger, make(), trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dicts only: anything else makes the checkpoint unresumable."""
+        return {"last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up where the checkpoint was written."""
+        self.last_epoch = state_dict["last_epoch"]
+
+
+def is_trial(trainer: Trainer) -> bool:
+    """Whether this is a ``fast_dev_run``."""
+    return bool(getattr(trainer, "fast_dev_run", False))
+
+
+def _base_names(thing: object) -> set[str]:
+    """Class names along the base classes: the same class may come from either of Lightning's two packages."""
+    return {base.__name__ for base in type(thing).__mro__}
+
+
+def _monitors(callback: object, prefix: str) -> bool:
+    monitored = str(getattr(callback, "monitor", "") or "")
+    return "EarlyStopping" in _base_names(callback) and monitored.startswith(prefix)
+
+
+def _forward(trainer: Trainer, pl_module: LightningModule) -> Callable[[Tensor], Any]:
+    """The network as validation runs it: the unwrapped module under the trainer's precision."""
+    plugin = trainer.precision_plugin
+
+    def forward(images: Tensor) -> Any:
+        with plugin.forward_context():
+            return pl_module(plugin.convert_input(images))
+
+    return forward
+
+
+@contextmanager
+def _quiet(pl_module: LightningModule) -> Iterator[None]:
+    """Keep a ``forward`` that logs from logging the probe's images as if they were the user's."""
+    modules = [m for m in pl_module.modules() if "LightningModule" in _base_names(m)]
+    names = ("log", "log_dict")
+    try:
+        for module in modules:
+            for name in names:
+                module.__dict__[name] = lambda *args, **kwargs: None
+        yield
+    finally:
+        for module in modules:
+            for name in names:
+                module.__dict__.pop(name, None)
