@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LABEL_SHARE = 1 / 40
+_MARKS_PER_HEIGHT = 240  # marks of a wide layer stay long enough to see
 
 
 class _Cell(NamedTuple):
@@ -95,7 +96,8 @@ def _draw_units(axes: "Axes", units: Sequence[Sequence[_Cell]]) -> None:
     ]
     if went_over:
         x, y = np.array(went_over).T
-        axes.vlines(x - 0.5, y - 0.5, y + 0.5, colors=INK, lw=1.6)
+        half = max(0.5, len(units) / _MARKS_PER_HEIGHT)
+        axes.vlines(x - 0.5, y - half, y + half, colors=INK, lw=1.6)
     quiet(axes)
     axes.set_ylabel(f"{len(units)} units, by what they detect last", fontsize=9, color=MUTED)
     axes.set_xlabel("epoch", fontsize=9, color=MUTED)
@@ -111,9 +113,9 @@ def _label_blocks(axes: "Axes", units: Sequence[Sequence[_Cell]]) -> None:
     axes.set_yticks([])
     last = [row[-1] for row in units]
     starts = [i for i, cell in enumerate(last) if i == 0 or cell != last[i - 1]]
-    axes.hlines(np.array(starts[1:]) - 0.5, *axes.get_xlim(), colors="white", lw=0.8)
     for start, end in zip(starts, [*starts[1:], len(last)], strict=True):
         if end - start >= _LABEL_SHARE * len(last):
+            axes.hlines([start - 0.5, end - 0.5], *axes.get_xlim(), colors="white", lw=0.8)
             category, concept = last[start]
             text = clean(concept or "", 28) if category else "no detector"
             color = category_color(category) if category else MUTED

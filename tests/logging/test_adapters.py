@@ -10,7 +10,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from lightning_interp.logging.adapters import write
+from lightning_interp.logging.adapters import shows, write
 from lightning_interp.logging.artifacts import (
     CustomScalars,
     Figure,
@@ -158,6 +158,15 @@ def test_any_other_logger_gets_scalars_only(tmp_path):
     write(csv, Scalars({"a": 1.0}), 7)
     csv.save()
     assert (tmp_path / "metrics.csv").read_text().split() == ["a,step", "1.0,7"]
+
+
+@pytest.mark.parametrize("logger", [MyLogger(), MLFlowLogger()])
+def test_what_is_shown_is_what_is_written(logger, monkeypatch):
+    wandb = ModuleType("wandb")
+    wandb.Histogram = lambda np_histogram: None
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    assert [shows(logger, type(a)) for a in every_kind()] == [write(logger, a, 0) for a in every_kind()]
+    assert [shows(OtherLogger(), type(a)) for a in every_kind()] == [True] + [False] * 6
 
 
 def test_a_figure_is_empty_after_it_was_written():

@@ -82,9 +82,11 @@ def test_timeline_cells_by_hand():
 
 def test_timeline_marks_units_that_went_over():
     _, below = concept_timeline(HISTORY, "layer4").axes
-    marks, _ = below.collections
+    marks = below.collections[0]
     assert [segment.tolist() for segment in marks.get_segments()] == [[[1.5, -0.5], [1.5, 0.5]]]
-    assert len(concept_timeline(HISTORY[:2], "layer4").axes[1].collections) == 1
+    assert marks.get_colors().tolist() == [[0x1F / 255, 0x23 / 255, 0x28 / 255, 1.0]]
+    _, unmarked = concept_timeline(HISTORY[:2], "layer4").axes
+    assert all(lines.get_colors().tolist() == [[1.0] * 4] for lines in unmarked.collections)
 
 
 def test_timeline_needs_a_probe():
