@@ -1,12 +1,14 @@
 """Network Dissection of a network on a probe set: the same engine inside and outside of training."""
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from lightning_interp.data.bank import LabelBank, LabelEncoder
 from lightning_interp.data.loading import BadImage, ProbeBatch, probe_batches
@@ -313,12 +315,11 @@ class _Sweep:
         area = ConceptArea(len(self.own.probe.concepts), len(self.own.probe.categories), **sync)
         mine = [index for batch in self.batches for index in batch]
         area.update(self.own.bank.concept_area(mine), self.own.bank.pixels(mine))
-        totals = tuple(t.numpy() for t in area.compute())
+        totals = _computed(area)
         return {name: self._freeze(layer, totals) for name, layer in self.passes.items()}
 
     def _freeze(self, layer: LayerPass, totals: tuple[Any, ...]) -> LayerDissection:
-        counts = [tuple(t.numpy() for t in metric.cpu().compute()) for metric in (layer.agreement, layer.chance)]
-        top = TopImages(*(t.numpy() for t in layer.top.cpu().compute()))
+        top = TopImages(*_computed(layer.top))
         states = zip(layer.nonfinite.tolist(), layer.constant.tolist(), strict=True)
         return LayerDissection(
             layer=layer.info.name,
@@ -327,8 +328,8 @@ class _Sweep:
             thresholds=layer.thresholds.cpu().numpy(),
             status=tuple("non-finite" if n else "constant" if constant else "ok" for n, constant in states),
             nonfinite=layer.nonfinite.numpy(),
-            tallies=Tallies(*counts[0], *totals),
-            chance=Tallies(*counts[1], *totals),
+            tallies=Tallies(*_computed(layer.agreement), *totals),
+            chance=Tallies(*_computed(layer.chance), *totals),
             top=top,
             iou_threshold=self.own.options.iou_threshold,
             anchors=(layer.grid.rows.anchors, layer.grid.columns.anchors),
@@ -346,6 +347,14 @@ class _Again:
         labels = self.sweep.labels(batch.indices)
         for name in self.names:
             self.sweep.passes[name].tally_maps(maps[name], labels)
+
+
+def _computed(metric: Metric) -> tuple[Any, ...]:
+    """A metric's values over all processes, on the CPU, where gloo can sum them."""
+    with warnings.catch_warnings():
+        # A process without images, or without a second image to re-pair with, has rightly updated nothing.
+        warnings.filterwarnings("ignore", message="The ``compute`` method of metric", category=UserWarning)
+        return tuple(tensor.numpy() for tensor in metric.cpu().compute())
 
 
 def _noting(batches: Any, skipped: list[tuple[int, str]]) -> Any:

@@ -53,6 +53,21 @@ class TopValues:
         self._values[unit, self._filled[unit] + rank] = values
         self._filled = needed
 
+    def guess(self, margin: float) -> Tensor:
+        """``(U,)`` float64, what the final threshold will hardly fall below, from the values so far; no bound.
+
+        Equal to :attr:`bound` once that is known. Before, while every value is still kept, the quantile of those
+        at ``margin`` times the share.
+        """
+        if bool((self.bound > -math.inf).all()):
+            return self.bound
+        kept = self._values.shape[1]
+        rank = torch.ceil(margin * self.quantile * self._filled).clamp(1, max(kept, 1)).long()
+        if not kept:
+            return self.bound
+        ordered = self._values.topk(int(rank.max()), dim=1).values
+        return torch.maximum(self.bound, ordered.gather(1, rank[:, None] - 1)[:, 0].double())
+
     def _settle(self, values: Tensor) -> None:
         """Keep the m largest and raise the bound."""
         self._values = values.topk(min(self.m, values.shape[1]), dim=1).values

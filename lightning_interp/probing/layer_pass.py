@@ -20,6 +20,8 @@ from lightning_interp.probing.layers import LayerInfo
 
 # Upsampled pixels held at a time: enough to keep the cores busy, few enough to stay in their caches.
 _PIXELS_AT_A_TIME = 2**19
+# While fewer than m values are known, cells below the quantile at this many times the share are not kept.
+_GUESS_MARGIN = 8.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class LayerPass:
         self.chance = ConceptAgreement(*shape, **sync).to(device)
         self.thresholds = torch.empty(0)
         self.overflowed = False
+        self._assumed = self.values.bound
         self._cells: list[Cells] = []
         self._bytes_after_prune = 0
 
@@ -101,11 +104,19 @@ class LayerPass:
         self.top.update(maps, peaks, indices)
         if self.options.quantile_on == "low":
             self.values.update(maps.transpose(0, 1).flatten(1))
-        cells = hot_cells(maps, peaks, self.values.bound, self.grid)
-        if self.options.quantile_on == "upsampled":
-            cells = self._take_upsampled(cells)
+            cells = hot_cells(maps, peaks, self._assume(), self.grid)
+        else:
+            cells = self._take_upsampled(hot_cells(maps, peaks, self.values.bound, self.grid))
         if not self.overflowed:
             self._keep(cells)
+
+    def _assume(self) -> Tensor:
+        """Bound for the cells to keep: proven, or at first guessed and checked in :meth:`settle`.
+
+        Until the m-th value has been seen nothing is proven, and to keep every cell of a large map would not do.
+        """
+        self._assumed = torch.maximum(self._assumed, self.values.guess(_GUESS_MARGIN))
+        return self._assumed
 
     def _set_aside_broken(self) -> None:
         """Units with a NaN or an infinity are not scored: nothing of theirs exceeds an infinite bound."""
@@ -119,12 +130,12 @@ class LayerPass:
             which, place = hot.nonzero(as_tuple=True)
             unit, order = chunk.unit[which].sort(stable=True)
             self.values.add(unit, values[which, place][order])
-        return cells.where(_reaches(cells, self.values.bound))
+        return cells.where(_reaches(cells, self._assume()))
 
     def _keep(self, cells: Cells) -> None:
         self._cells.append(Cells(cells.image.int(), cells.unit.int(), cells.place.int(), cells.corners))
         if self._nbytes() > min(self.byte_budget, 2 * self._bytes_after_prune + 2**20):
-            self._cells = [kept.where(_reaches(kept, self.values.bound)) for kept in self._cells]
+            self._cells = [kept.where(_reaches(kept, self._assumed)) for kept in self._cells]
             self._bytes_after_prune = self._nbytes()
             if self._bytes_after_prune > self.byte_budget:
                 self.overflowed, self._cells = True, []
@@ -144,6 +155,8 @@ class LayerPass:
         broken = (self.nonfinite > 0).to(self.device)
         thresholds = self.values.threshold(num_images * self.values_per_image, reduce_sum, reduce_min)
         self.thresholds = thresholds.masked_fill(broken, torch.nan)
+        if bool((self.thresholds < self._assumed).any()):
+            self.overflowed, self._cells = True, []
 
     @property
     def num_batches(self) -> int:
