@@ -243,19 +243,17 @@ SCALAR = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 70_000), st.floats(), st.text(max_size=6), st.just(10**400)
 )
 ENTRY = st.fixed_dictionaries({}, optional={"id": SCALAR, "name": SCALAR, "category": SCALAR})
-JSON = st.recursive(
-    SCALAR,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=4), st.dictionaries(st.text("0129-x", max_size=6), inner, max_size=4)
-    ),
-    max_leaves=8,
-)
+
+
+def nested(inner: st.SearchStrategy) -> st.SearchStrategy:
+    return inner | st.lists(inner, max_size=4) | st.dictionaries(st.text("0129-x", max_size=6), inner, max_size=4)
+
+
+JSON = nested(nested(SCALAR))
 CLASSES = st.one_of(
     JSON,
     st.lists(st.one_of(ENTRY, SCALAR), max_size=4),
-    st.fixed_dictionaries(
-        {"classes": st.one_of(JSON, st.lists(ENTRY, max_size=4))}, optional={"unlabelled": JSON}
-    ),
+    st.fixed_dictionaries({"classes": st.one_of(JSON, st.lists(ENTRY, max_size=4))}, optional={"unlabelled": JSON}),
 )
 
 
