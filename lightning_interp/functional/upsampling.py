@@ -79,7 +79,8 @@ class Grid:
     def pad(self, maps: Tensor) -> Tensor:
         """``(..., h, w)`` with one value more on each side, as the border rule has it."""
         mode = "replicate" if self.rows.border == "hold" else "constant"
-        flat = maps.reshape(1, -1, *maps.shape[-2:])
+        # Maps go along the batch, the one dimension that may be empty: a batch may hold no map worth a look.
+        flat = maps.reshape(-1, 1, *maps.shape[-2:])
         padded = torch.nn.functional.pad(flat, (1, 1, 1, 1), mode=mode)
         return padded.reshape(*maps.shape[:-2], *padded.shape[-2:])
 
