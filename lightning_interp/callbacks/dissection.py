@@ -242,10 +242,12 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
 def _history_entry(result: DissectionResult) -> dict[str, Any]:
     """What each unit detects, as a checkpoint can hold it: by layer, ``(U,)`` int32 columns, -1 for nothing."""
     epoch = result.meta["epoch"]
-    detects = {
-        name: torch.from_numpy(np.where(layer.is_detector, layer.best, -1)).int()
-        for name, layer in result.layers.items()
-    }
+    # Made in trainer.validate's inference mode, the tensors could not be used freely in a training after it.
+    with torch.inference_mode(False):
+        detects = {
+            name: torch.from_numpy(np.where(layer.is_detector, layer.best, -1)).int()
+            for name, layer in result.layers.items()
+        }
     return {"epoch": -1 if epoch is None else epoch, "step": result.meta["global_step"], "detects": detects}
 
 
