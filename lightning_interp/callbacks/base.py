@@ -79,6 +79,10 @@ class ProbeCallback(Callback, Generic[Result]):
     def save(self, result: Result, folder: Path) -> None:
         """Write the result's files; rank zero only."""
 
+    @abstractmethod
+    def finish(self, result: Result, folder: Path) -> None:
+        """Write what sums up the whole fit; rank zero only."""
+
     @property
     def state_key(self) -> str:
         """Differs between callbacks of one class, so that each keeps its own state in the checkpoint."""
@@ -148,6 +152,13 @@ class ProbeCallback(Callback, Generic[Result]):
         if self._active and not trainer.enable_validation and self._due(trainer):
             self._run(trainer, pl_module, trainer.current_epoch)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Sum up, if anything was probed."""
+        folder = self._folder(trainer)
+        if self.result is not None and trainer.is_global_zero and not is_trial(trainer):
+            with self._guard("report"):
+                self.finish(self.result, folder)
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the other processes."""
         self._ranks.close()
@@ -177,13 +188,16 @@ class ProbeCallback(Callback, Generic[Result]):
         self._publish(trainer, result, "start" if epoch is None else f"epoch_{epoch:04d}")
 
     def _publish(self, trainer: Trainer, result: Result, folder: str) -> None:
-        # trainer.log_dir is a collective call.
-        root = trainer.log_dir or trainer.default_root_dir
+        root = self._folder(trainer)
         if is_trial(trainer) or not trainer.is_global_zero:
             return
         with self._guard("files"):
-            self.save(result, Path(root) / "interp" / self.name / folder)
+            self.save(result, root / folder)
         self._write_all(trainer, self.artifacts(result))
+
+    def _folder(self, trainer: Trainer) -> Path:
+        # trainer.log_dir is a collective call: every process must come here.
+        return Path(trainer.log_dir or trainer.default_root_dir) / "interp" / self.name
 
     def _write_all(self, trainer: Trainer, artifacts: Iterable[Output]) -> None:
         if not trainer.is_global_zero or not trainer.loggers:

@@ -26,6 +26,7 @@ from lightning_interp.logging.artifacts import (
 from lightning_interp.logging.files import save_result
 from lightning_interp.options import make_options
 from lightning_interp.probing.ranks import Ranks
+from lightning_interp.report.html import write_report
 from lightning_interp.results import DissectionResult, LayerDissection
 from lightning_interp.schedule import Every
 from lightning_interp.viz.bars import detector_bars
@@ -59,7 +60,8 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
 
     Files, under ``<log_dir>/interp/dissect/epoch_XXXX/`` (``start/`` before training): ``dissection.json``, and
     by layer ``units_<layer>.csv`` and ``<layer>.safetensors``
-    (:func:`~lightning_interp.logging.files.load_result` reads them).
+    (:func:`~lightning_interp.logging.files.load_result` reads them). At the end of training ``report.html``, an
+    offline page of every unit, beside those folders.
 
     Args:
         probe: The labelled images.
@@ -80,6 +82,7 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
         gallery_rows: Units shown.
         byte_budget: Bytes for surviving activations; past it a second forward pass is made, with the same result.
         on_bad_image: ``"raise"``, or ``"skip"`` images that cannot be read and report how many.
+        report: Whether to write ``report.html`` when training ends.
         on_error: What a failing figure, logger or file does: ``"warn"`` or ``"raise"``.
         name: First part of every tag; two callbacks need two names.
         timeout: Seconds to wait for another process.
@@ -115,6 +118,7 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
         gallery_rows: int = 10,
         byte_budget: int = 2**30,
         on_bad_image: Literal["raise", "skip"] = "raise",
+        report: bool = True,
         on_error: Literal["warn", "raise"] = "warn",
         name: str = "dissect",
         timeout: float = 600.0,
@@ -129,7 +133,7 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
             iou_threshold=iou_threshold,
             mask_size=mask_size,
         )
-        self.gallery_rows = gallery_rows
+        self.gallery_rows, self.report = gallery_rows, report
         self.history: list[dict[str, Any]] = []
         self.dissector = Dissector(
             probe,
@@ -175,7 +179,7 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
             before = self.history[-1]["detects"].get(layer, detects) if self.history else detects
             changes = concept_changes(*([c if c >= 0 else None for c in d.tolist()] for d in (before, detects)))
             values |= {f"{layer}/{kind}": float(count) for kind, count in changes._asdict().items()}
-        self.history.append(entry)
+        self.history.append(entry | {"scalars": values})
         return values
 
     def save(self, result: DissectionResult, folder: Path) -> None:
@@ -219,6 +223,13 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
             }
             for epoch, detects in probes
         ]
+
+    def finish(self, result: DissectionResult, folder: Path) -> None:
+        """Write the report."""
+        if self.report:
+            names = ("start" if entry["epoch"] < 0 else f"epoch {entry['epoch']}" for entry in self.history)
+            history = [(name, entry["scalars"]) for name, entry in zip(names, self.history, strict=True)]
+            write_report(result, self.dissector.probe, folder, history)
 
     def _draw_gallery(
         self, tag: str, result: DissectionResult, layer: LayerDissection, units: Sequence[int]

@@ -43,58 +43,62 @@ class Line(NamedTuple):
     points: list[tuple[float, float, int]]
 
 
-def write_report(results: Sequence[DissectionResult], probe: ProbeSet, folder: str | Path) -> Path:
+History = Sequence[tuple[str, Mapping[str, float]]]
+
+
+def write_report(
+    result: DissectionResult, probe: ProbeSet, folder: str | Path, history: History = ()
+) -> Path:
     """Write ``report.html`` and, beside it, ``report_images/``; the page needs no network.
 
-    Units, bars and tiles are those of the last result; with several results, one an epoch, a chart shows the
-    number of detectors over them.
-
     Args:
-        results: Oldest first.
-        probe: The probe set that they were made with.
+        result: What to show.
+        probe: The probe set that it was made with.
         folder: Where to write; made if absent.
+        history: The probes so far, oldest first, as ``(name, result.scalars())``; with two or more, a chart shows
+            the number of detectors over them.
 
     Returns:
         The path of the page.
-
-    Raises:
-        ValueError: If there is no result.
     """
-    if not results:
-        raise ValueError("a report needs at least one result")
-    folder, last = Path(folder), results[-1]
+    folder = Path(folder)
     environment = Environment(
         loader=PackageLoader("lightning_interp.report"), autoescape=True, undefined=StrictUndefined
     )
     environment.filters.update(clean=clean, color=category_color)
     page = environment.get_template("report.html.jinja").render(
-        result=last,
-        layers=[_layer(results, name, probe, folder) for name in last.layers],
-        settings=_flat(last.settings),
-        meta=_flat(last.meta),
+        result=result,
+        layers=[_layer(result, name, probe, folder, history) for name in result.layers],
+        settings=_flat(result.settings),
+        meta=_flat(result.meta),
     )
     write_text(folder / PAGE, page)
     return folder / PAGE
 
 
-def _layer(results: Sequence[DissectionResult], name: str, probe: ProbeSet, folder: Path) -> dict[str, Any]:
-    layer = results[-1].layers[name]
-    history = [result for result in results if name in result.layers]
+def _layer(
+    result: DissectionResult, name: str, probe: ProbeSet, folder: Path, history: History
+) -> dict[str, Any]:
+    layer = result.layers[name]
+    size = result.settings.get("mask_size", probe.mask_size)
+    known = [(epoch, scalars) for epoch, scalars in history if f"{name}/detectors" in scalars]
     return {
         "name": name,
         "headline": headline(layer),
         "tiles": _tiles(layer),
         "bars": _bars(layer),
-        "lines": _history([result.layers[name] for result in history]),
-        "epochs": [str(result.meta.get("epoch", i)) for i, result in enumerate(history)],
+        "lines": _history(name, [scalars for _, scalars in known]),
+        "epochs": [epoch for epoch, _ in known],
         "categories": sorted({s.category for s in ranked(layer) if s.category}),
         "threshold": layer.iou_threshold,
         "units": ranked(layer),
-        "images": _write_images(layer, probe, folder),
+        "images": _write_images(layer, probe, (size[0], size[1]), folder),
     }
 
 
-def _write_images(layer: LayerDissection, probe: ProbeSet, folder: Path) -> dict[int, str]:
+def _write_images(
+    layer: LayerDissection, probe: ProbeSet, mask_size: tuple[int, int], folder: Path
+) -> dict[int, str]:
     """One strip a scored unit; gives their places relative to the page."""
 
     @lru_cache(_CACHED_IMAGES)
@@ -105,7 +109,7 @@ def _write_images(layer: LayerDissection, probe: ProbeSet, folder: Path) -> dict
     for unit in range(layer.num_units):
         if layer.status[unit] == "ok":
             places[unit] = f"{IMAGES}/{slug(layer.layer)}/unit_{unit:04d}.jpg"
-            strip = unit_strip(layer, image, unit, probe.mask_size, tile=_TILE, columns=_COLUMNS, gap=NEUTRAL)
+            strip = unit_strip(layer, image, unit, mask_size, tile=_TILE, columns=_COLUMNS, gap=NEUTRAL)
             write_jpeg(folder / places[unit], strip)
     return places
 
@@ -139,14 +143,15 @@ def _bars(layer: LayerDissection) -> list[dict[str, Any]]:
     return groups
 
 
-def _history(layers: Sequence[LayerDissection]) -> list[Line]:
-    series = {
-        ("detectors", "#0072B2"): [layer.scores.detectors for layer in layers],
-        ("unique concepts", "#D55E00"): [layer.scores.unique_detectors for layer in layers],
-        ("detectors by chance", NEUTRAL): [layer.chance_scores.detectors for layer in layers],
-    }
-    top = max(max(values) for values in series.values()) or 1
-    across = max(len(layers) - 1, 1)
+def _history(layer: str, probes: Sequence[Mapping[str, float]]) -> list[Line]:
+    names = (
+        ("detectors", "detectors", "#0072B2"),
+        ("unique concepts", "unique_detectors", "#D55E00"),
+        ("detectors by chance", "detectors_by_chance", NEUTRAL),
+    )
+    series = {(name, color): [int(p[f"{layer}/{key}"]) for p in probes] for name, key, color in names}
+    top = max((max(values, default=0) for values in series.values()), default=0) or 1
+    across = max(len(probes) - 1, 1)
     return [
         Line(name, color, [(100 * i / across, 100 - 100 * v / top, v) for i, v in enumerate(values)])
         for (name, color), values in series.items()

@@ -3,7 +3,6 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from lightning_interp.data.probe import Concept
@@ -36,7 +35,7 @@ class Page(HTMLParser):
 def test_the_page_by_hand(tmp_path):
     # IoU 50/150 and 4/196 by one unit each; the best by chance is 20/180.
     layer = counted_layer([[50, 0, 0, 0], [0, 4, 0, 0]], [[20, 0, 0, 0], [0, 0, 0, 0]])
-    page = Page(write_report([result_of(layer)], PROBE, tmp_path))
+    page = Page(write_report(result_of(layer), PROBE, tmp_path))
     assert "1 of 2 units detect 1 concepts (by chance 1 and 1)" in page.text
     cards = page.all("article")
     assert [(c["data-unit"], c["data-concept"], "data-trusted" in c) for c in cards] == [
@@ -52,7 +51,7 @@ def test_the_page_by_hand(tmp_path):
 
 def test_images_lie_beside_the_page_and_units_that_are_not_scored_have_none(tmp_path):
     layer = planted_layer(PROBE, "layer/4")
-    page = Page(write_report([result_of(layer)], PROBE, tmp_path))
+    page = Page(write_report(result_of(layer), PROBE, tmp_path))
     sources = [image["src"] for image in page.all("img")]
     assert len(sources) == 6
     for source in sources:
@@ -66,7 +65,8 @@ def test_images_lie_beside_the_page_and_units_that_are_not_scored_have_none(tmp_
 def test_several_results_give_a_history(tmp_path):
     found = [counted_layer([[n, 0, 0, 0], [m, 0, 0, 0]], [[0] * 4] * 2) for n, m in [(0, 0), (50, 0), (50, 50)]]
     results = [result_of(layer, epoch=epoch) for epoch, layer in enumerate(found)]
-    page = Page(write_report(results, PROBE, tmp_path))
+    history = [(f"epoch {i}", result.scalars()) for i, result in enumerate(results)]
+    page = Page(write_report(results[-1], PROBE, tmp_path, history))
     assert "Over training" in page.text
     circles = [(c["cx"], c["cy"]) for c in page.all("circle")]
     # Detectors 0, 1, 2, then unique concepts 0, 1, 1, then none by chance.
@@ -77,7 +77,7 @@ def test_several_results_give_a_history(tmp_path):
 
 
 def test_the_page_works_offline(tmp_path):
-    page = Page(write_report([result_of(planted_layer(PROBE))], PROBE, tmp_path))
+    page = Page(write_report(result_of(planted_layer(PROBE)), PROBE, tmp_path))
     assert not re.search(r"https?:|//[a-z]", page.source)
     assert not page.all("link")
     assert all("src" not in script for script in page.all("script"))
@@ -89,8 +89,8 @@ def test_hostile_names_stay_text(tmp_path):
     counts = np.eye(len(names), dtype=int) * 50
     layer = counted_layer(counts, np.zeros_like(counts), concepts, name=HOSTILE[2])
     result = replace(result_of(layer), settings={HOSTILE[1]: {HOSTILE[2]: HOSTILE[1]}}, meta={HOSTILE[1]: HOSTILE[2]})
-    page = Page(write_report([result], PROBE, tmp_path))
-    harmless = Page(write_report([result_of(counted_layer([[50, 0, 0, 0]], [[0] * 4]))], PROBE, tmp_path / "b"))
+    page = Page(write_report(result, PROBE, tmp_path))
+    harmless = Page(write_report(result_of(counted_layer([[50, 0, 0, 0]], [[0] * 4])), PROBE, tmp_path / "b"))
     assert {tag for tag, _ in page.tags} == {tag for tag, _ in harmless.tags}
     assert len(page.all("script")) == 1
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
@@ -98,7 +98,3 @@ def test_hostile_names_stay_text(tmp_path):
     assert "{{ 7 * 7 }}" in page.text
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "report_images", "b"}
 
-
-def test_a_report_needs_a_result(tmp_path):
-    with pytest.raises(ValueError, match="at least one"):
-        write_report([], PROBE, tmp_path)
