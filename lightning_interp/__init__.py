@@ -5,9 +5,17 @@ Add a callback to the ``Trainer`` (:class:`NetworkDissection`), or dissect a fin
 """
 
 from lightning_interp.callbacks.dissection import NetworkDissection
-from lightning_interp.data.broden import Broden
-from lightning_interp.data.folder import SegmentationFolder
-from lightning_interp.data.probe import Concept, Labels, ProbeItem, ProbeSet
+from lightning_interp.data import (
+    Broden,
+    Concept,
+    Labels,
+    PetProbe,
+    ProbeItem,
+    ProbeSet,
+    RenderedFaces,
+    SegmentationFolder,
+    VOCProbe,
+)
 from lightning_interp.dissect import dissect
 from lightning_interp.errors import DatasetError, InterpError, LayerError, MissingExtraError, ProbeError
 from lightning_interp.logging.files import load_result, save_result
@@ -28,10 +36,13 @@ __all__ = [
     "LayerError",
     "MissingExtraError",
     "NetworkDissection",
+    "PetProbe",
     "ProbeError",
     "ProbeItem",
     "ProbeSet",
+    "RenderedFaces",
     "SegmentationFolder",
+    "VOCProbe",
     "dissect",
     "load_result",
     "save_result",

@@ -58,8 +58,9 @@ def most_counted(counts: list[ConceptCount], limit: int) -> list[ConceptCount]:
 def headline(layer: LayerDissection) -> str:
     """One line on what a layer detects."""
     found, chance = layer.scores, layer.chance_scores
+    concepts = "concept" if found.unique_detectors == 1 else "concepts"
     return (
-        f"{found.detectors} of {found.units} units detect {found.unique_detectors} concepts "
+        f"{found.detectors} of {found.units} units detect {found.unique_detectors} {concepts} "
         f"(by chance {chance.detectors} and {chance.unique_detectors})"
     )
 

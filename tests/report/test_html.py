@@ -36,7 +36,7 @@ def test_the_page_by_hand(tmp_path):
     # IoU 50/150 and 4/196 by one unit each; the best by chance is 20/180.
     layer = counted_layer([[50, 0, 0, 0], [0, 4, 0, 0]], [[20, 0, 0, 0], [0, 0, 0, 0]])
     page = Page(write_report(result_of(layer), PROBE, tmp_path))
-    assert "1 of 2 units detect 1 concepts (by chance 1 and 1)" in page.text
+    assert "1 of 2 units detect 1 concept (by chance 1 and 1)" in page.text
     cards = page.all("article")
     assert [(c["data-unit"], c["data-concept"], "data-trusted" in c) for c in cards] == [
         ("0", "disc", True),
