@@ -25,7 +25,7 @@ from lightning_interp.data.loading import probe_batches
 from lightning_interp.data.probe import BRODEN_CATEGORIES, Concept, Labels, ProbeSet
 from lightning_interp.dissect import Dissector
 from lightning_interp.options import make_options
-from lightning_interp.probing.runner import module_device, prepare
+from lightning_interp.probing.runner import prepare
 
 STAGES = ["layer1", "layer2", "layer3", "layer4"]
 SIZE, MASK = 224, 112
@@ -79,7 +79,7 @@ def bare_pass(model, probe, batch_size, precision):
     )
     with torch.inference_mode(), precision():
         for batch in batches:
-            model(prepare(batch.images, module_device(model), probe.normalize))
+            model(prepare(batch.images, model, probe.normalize))
 
 
 def timed(run):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_interp.data.bank import LabelBank, LabelEncoder
-from lightning_interp.data.loading import BadImage, ProbeBatch, probe_batches
+from lightning_interp.data.loading import BadImage, ProbeBatch, checked_image, probe_batches
 from lightning_interp.data.probe import ProbeSet
 from lightning_interp.data.sampler import ShardSampler
 from lightning_interp.errors import DatasetError
@@ -101,7 +101,7 @@ class Dissector:
         """
         image = self._example()[None]
         with probing(module):
-            example = prepare(image, module_device(module), self.probe.normalize)
+            example = prepare(image, module, self.probe.normalize)
             infos = describe_layers(module, self.layers, example, forward)
             layers = resolve_layers(module, list(infos))
             for name, info in infos.items():
@@ -113,7 +113,7 @@ class Dissector:
     def _example(self) -> Tensor:
         for index in self.indices:
             try:
-                return self.probe.image(index)
+                return checked_image(self.probe, index)
             except (DatasetError, OSError):
                 if self.on_bad_image == "raise":
                     raise

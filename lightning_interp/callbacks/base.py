@@ -185,7 +185,8 @@ class ProbeCallback(Callback, Generic[Result]):
                 self.last_epoch = epoch
             # Equal on every process already; a maximum keeps them so, and Lightning from asking for a reduction.
             pl_module.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max", batch_size=1)
-        self._publish(trainer, result, "start" if epoch is None else f"epoch_{epoch:04d}")
+        alone = "validate" if trainer.state.fn == "validate" else f"epoch_{epoch:04d}"
+        self._publish(trainer, result, "start" if epoch is None else alone)
 
     def _publish(self, trainer: Trainer, result: Result, folder: str) -> None:
         root = self._folder(trainer)

@@ -50,8 +50,9 @@ class LabelEncoder:
 
     def _resample(self, name: str, plane: Tensor) -> Tensor:
         size = self.probe.mask_size
-        if tuple(plane.shape[-2:]) != tuple(size):
-            raise BadPlaneError(f"label plane '{name}' has shape {tuple(plane.shape)}, expected (h, w) = {size}")
+        shape = tuple(getattr(plane, "shape", ()))
+        if shape[-2:] != tuple(size):
+            raise BadPlaneError(f"label plane '{name}' has shape {shape}, expected (h, w) = {tuple(size)}")
         if tuple(size) == tuple(self.mask_size):
             return plane
         rows, columns = (

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_interp.data.bank import LabelEncoder
+from lightning_interp.data.probe import ProbeSet
 from lightning_interp.errors import DatasetError
 from lightning_interp.functional.regions import Regions
 
@@ -34,6 +35,25 @@ class ProbeBatch:
     skipped: list[tuple[int, str]]
 
 
+def checked_image(probe: ProbeSet, index: int) -> Tensor:
+    """Image ``index`` of a probe set.
+
+    Raises:
+        DatasetError: If it is not a ``(C, H, W)`` tensor of uint8 or floating point.
+    """
+    image = probe.image(index)
+    if (
+        not isinstance(image, Tensor)
+        or image.ndim != 3
+        or not (image.dtype == torch.uint8 or image.is_floating_point())
+    ):
+        found = f"{tuple(image.shape)} of {image.dtype}" if isinstance(image, Tensor) else type(image).__name__
+        raise DatasetError(
+            f"image {index} of {type(probe).__name__} is {found}; expected a (C, H, W) tensor, uint8 or float"
+        )
+    return image
+
+
 class _Items(Dataset[Loaded]):
     """Reads one image at a time: ``(index, image, regions)``, or ``(index, reason, None)`` for a bad one."""
 
@@ -45,7 +65,7 @@ class _Items(Dataset[Loaded]):
 
     def __getitem__(self, index: int) -> Loaded:
         try:
-            image = self.encoder.probe.image(index)
+            image = checked_image(self.encoder.probe, index)
             return index, image, None if index in self.known else self.encoder(index)
         except (DatasetError, OSError) as error:
             if self.on_bad_image == "raise":

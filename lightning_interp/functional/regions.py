@@ -85,6 +85,8 @@ def encode_regions(
 
 
 def _flat_planes(name: str, plane: Tensor, size: tuple[int, int]) -> list[tuple[str, NDArray[np.int64]]]:
+    if not isinstance(plane, Tensor):
+        raise BadPlaneError(f"label plane '{name}' is a {type(plane).__name__}; give a tensor of integers")
     if plane.is_floating_point() or plane.is_complex():
         raise BadPlaneError(f"label plane '{name}' has dtype {plane.dtype}; label numbers are integers")
     if plane.ndim not in (2, 3) or tuple(plane.shape[-2:]) != tuple(size):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp.data.loading import ProbeBatch
+from lightning_interp.errors import DatasetError
 from lightning_interp.probing.tap import tap
 
 Forward = Callable[[Tensor], Any]
@@ -55,13 +56,12 @@ def run(
         Stopped: If ``should_stop`` said so.
     """
     call = forward or module
-    device = module_device(module)
     with tap(layers) as taps:
         for batch in batches:
             if should_stop is not None and should_stop():
                 raise Stopped
             if batch.indices:
-                call(prepare(batch.images, device, normalize))
+                call(prepare(batch.images, module, normalize))
                 count = len(batch.indices)
                 maps = {name: values[:count] for name, values in taps.collect().items()}
                 for each in passes:
@@ -77,11 +77,19 @@ def module_device(module: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-def prepare(images: Tensor, device: torch.device, normalize: Normalize | None) -> Tensor:
-    """Images as the network takes them: on its device, float32, uint8 scaled to [0, 1], normalised."""
+def prepare(images: Tensor, module: nn.Module, normalize: Normalize | None) -> Tensor:
+    """Images as the network takes them: uint8 scaled to [0, 1], normalised, on its device and in its dtype.
+
+    Raises:
+        DatasetError: If ``normalize`` is for another number of channels.
+    """
+    device = module_device(module)
     images = images.to(device, non_blocking=True)
     images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-    if normalize is None:
-        return images
-    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in normalize)
-    return (images - mean) / std
+    if normalize is not None:
+        if {len(values) for values in normalize} - {1, images.shape[1]}:
+            raise DatasetError(f"normalize is for {len(normalize[0])} channels; the images have {images.shape[1]}")
+        mean, std = (torch.tensor(values, device=device)[:, None, None] for values in normalize)
+        images = (images - mean) / std
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), images.dtype)
+    return images.to(dtype)
