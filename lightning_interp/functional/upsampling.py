@@ -150,7 +150,10 @@ class Patches(NamedTuple):
 
 
 def upsample_cells(cells: Cells, grid: Grid) -> Patches:
-    """Bilinear values at every pixel of the cells, in float64.
+    """Bilinear values at every pixel of the cells, in float64, never outside the range of the four corners.
+
+    Weighing both ends (``a * (1 - t) + b * t``) can round to above both, so that a saturated map would exceed its
+    own plateau; ``lerp`` cannot.
 
     Args:
         cells: M cells.
@@ -163,10 +166,9 @@ def upsample_cells(cells: Cells, grid: Grid) -> Patches:
     column_start, column_weights = (t.to(device) for t in grid.columns.table)
     corner = cells.corners.double()
     far = column_weights[column]
-    upper = corner[:, 0:1] * (1 - far) + corner[:, 1:2] * far
-    lower = corner[:, 2:3] * (1 - far) + corner[:, 3:4] * far
-    down = row_weights[row][:, :, None]
-    values = upper[:, None] * (1 - down) + lower[:, None] * down
+    upper = torch.lerp(corner[:, 0:1], corner[:, 1:2], far)
+    lower = torch.lerp(corner[:, 2:3], corner[:, 3:4], far)
+    values = torch.lerp(upper[:, None], lower[:, None], row_weights[row][:, :, None])
     y = row_start[row][:, None] + torch.arange(row_weights.shape[1], device=device)
     x = column_start[column][:, None] + torch.arange(column_weights.shape[1], device=device)
     return Patches(values, y[:, :, None] * grid.columns.size + x[:, None])
@@ -186,5 +188,5 @@ def upsample(maps: Tensor, grid: Grid) -> Tensor:
     padded = grid.pad(maps.double())
     (row, down), (column, far) = grid.rows.pixels, grid.columns.pixels
     row, down, column, far = (t.to(maps.device) for t in (row, down, column, far))
-    along = padded[..., column] * (1 - far) + padded[..., column + 1] * far
-    return along[..., row, :] * (1 - down[:, None]) + along[..., row + 1, :] * down[:, None]
+    along = torch.lerp(padded[..., column], padded[..., column + 1], far)
+    return torch.lerp(along[..., row, :], along[..., row + 1, :], down[:, None])
