@@ -1,0 +1,145 @@
+"""The embedded probe and training set: rendered faces that need no download."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_interp.data.face_concepts import FACE_CONCEPTS
+from lightning_interp.data.face_records import ATTRIBUTES, FaceRecords, check_attribute, draw_faces
+from lightning_interp.data.probe import Labels, ProbeSet
+from lightning_interp.data.render import Rendering, check_size, render
+from lightning_interp.errors import DatasetError
+
+# Faces rendered when one of them is asked for.
+_CHUNK = 256
+
+
+class RenderedFaces(ProbeSet):
+    """Rendered faces with exact label planes, landmarks, attributes and counterfactuals.
+
+    Pictures are drawn 256 at a time when one of them is first asked for, then kept as bytes (41 kB a face at 64
+    pixels). Face ``i`` depends on ``seed``, ``size``, ``correlations`` and ``i`` alone, to the bit on one kind of CPU.
+
+    Args:
+        num_images: Number of faces.
+        size: Height and width of images and label planes, at least 32.
+        seed: Seed of the faces, at least 0.
+        correlations: By attribute, its correlation rho with lipstick, in [-1, 1]: the two are equal for a share
+            (1 + rho) / 2 of the faces. Every attribute is 1 for half of the faces; those not named are independent.
+        normalize: ``(mean, std)`` by channel for images in [0, 1]; None to leave them.
+
+    Attributes:
+        records: The parameters of all faces; ``render(probe.records[i], do={"lipstick": 1})`` draws face ``i`` with
+            one attribute changed and nothing else.
+
+    Raises:
+        DatasetError: If the number, size, seed or a correlation is out of range, or an attribute is unknown.
+
+    Example:
+        >>> probe = RenderedFaces(4, size=32)
+        >>> probe.image(0).shape, sorted(probe.labels(0).planes), sorted(probe.facts(0)["attributes"])[:3]
+        (torch.Size([3, 32, 32]), ['color', 'material', 'object', 'part', 'texture'], ['blond', 'glasses', 'hat'])
+    """
+
+    def __init__(
+        self,
+        num_images: int = 2000,
+        *,
+        size: int = 64,
+        seed: int = 0,
+        correlations: Mapping[str, float] | None = None,
+        normalize: tuple[Sequence[float], Sequence[float]] | None = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+    ):
+        check_size(size)
+        if num_images < 1 or seed < 0:
+            raise DatasetError(f"give num_images of at least 1 and a seed of at least 0, not {num_images} and {seed}")
+        self.size, self.seed = size, seed
+        self.correlations = dict(correlations or {})
+        self.records = draw_faces(num_images, seed, self.correlations)
+        self.concepts = FACE_CONCEPTS
+        self.mask_size = (size, size)
+        self.normalize = normalize and (tuple(normalize[0]), tuple(normalize[1]))
+        self._chunks: dict[int, Rendering] = {}
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Pictures follow from the records; a checkpoint that holds the set should not hold them.
+        return self.__dict__ | {"_chunks": {}}
+
+    def _chunk(self, index: int) -> tuple[Rendering, int]:
+        """The rendering that holds a face, and the face's position in it."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is outside this probe set of {len(self)} images")
+        number, row = divmod(index, _CHUNK)
+        if number not in self._chunks:
+            first = number * _CHUNK
+            self._chunks[number] = render(self.records[first : first + _CHUNK], size=self.size)
+        return self._chunks[number], row
+
+    def image(self, index: int) -> Tensor:
+        """``(3, S, S)`` uint8, RGB."""
+        rendering, row = self._chunk(index)
+        return rendering.images[row]
+
+    def labels(self, index: int) -> Labels:
+        """Planes ``(P, S, S)`` int16 of object, part (two each), material, texture and color; the scene."""
+        rendering, row = self._chunk(index)
+        planes = {category: planes[row].short() for category, planes in rendering.planes.items()}
+        return Labels(planes, {"scene": (int(rendering.scenes[row]),)})
+
+    def facts(self, index: int) -> Mapping[str, Any]:
+        """``"landmarks"``: ``(5, 2)`` float32 in CelebA's order; ``"attributes"``: name to 0 or 1."""
+        rendering, row = self._chunk(index)
+        attributes = {name: int(self.records.values[name][index]) for name in ATTRIBUTES}
+        return {"landmarks": rendering.landmarks[row], "attributes": attributes}
+
+    def record(self, index: int) -> FaceRecords:
+        """The parameters of one face, a batch of one."""
+        return self.records[index]
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the set."""
+        return super().describe() | {"size": self.size, "seed": self.seed, "correlations": self.correlations}
+
+    def classification(self, attributes: Sequence[str] = ("lipstick",)) -> "FaceAttributes":
+        """The faces as a training set for the given attributes.
+
+        Raises:
+            DatasetError: If an attribute is unknown.
+        """
+        return FaceAttributes(self, tuple(attributes))
+
+
+@dataclasses.dataclass(frozen=True)
+class FaceAttributes(Dataset[tuple[Tensor, Tensor]]):
+    """Images and attributes of rendered faces, for training; see :meth:`RenderedFaces.classification`.
+
+    Args:
+        faces: The faces.
+        attributes: The K attributes to predict.
+    """
+
+    faces: RenderedFaces
+    attributes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in self.attributes:
+            check_attribute(name)
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image ``(3, S, S)`` float32, normalised as the probe set says, and ``(K,)`` float32 of 0 and 1."""
+        image = self.faces.image(index).float() / 255
+        if self.faces.normalize is not None:
+            mean, std = (torch.tensor(values)[:, None, None] for values in self.faces.normalize)
+            image = (image - mean) / std
+        values = self.faces.records.values
+        return image, torch.tensor([float(values[name][index]) for name in self.attributes])
