@@ -16,3 +16,11 @@ def test_nothing_changed():
 def test_refuses_another_number_of_units():
     with pytest.raises(ValueError, match="zip"):
         concept_changes(["eye"], ["eye", None])
+
+
+def test_equal_names_in_two_categories_are_different_concepts():
+    assert concept_changes([("object", "grass")], [("texture", "grass")]) == (0, 0, 1)
+
+
+def test_no_units():
+    assert concept_changes([], []) == (0, 0, 0)
