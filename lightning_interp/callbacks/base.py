@@ -144,7 +144,12 @@ class ProbeCallback(Callback, Generic[Result]):
         """Probe where ModelCheckpoint and EarlyStopping will read the scores in the same epoch."""
         if trainer.sanity_checking or not self._active:
             return
-        if trainer.state.fn == "validate" or self._due(trainer):
+        if trainer.state.fn == "validate":
+            before = self.state_dict()
+            self._run(trainer, pl_module, trainer.current_epoch)
+            # A validation alone is no part of the training's history.
+            self.load_state_dict(before)
+        elif self._due(trainer):
             self._run(trainer, pl_module, trainer.current_epoch)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -181,12 +186,11 @@ class ProbeCallback(Callback, Generic[Result]):
         if epoch is None:
             self._write_all(trainer, [(Scalars, lambda: Scalars(values))])
         else:
-            if trainer.state.fn != "validate":
-                self.last_epoch = epoch
+            self.last_epoch = epoch
             # Equal on every process already; a maximum keeps them so, and Lightning from asking for a reduction.
             pl_module.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max", batch_size=1)
-        alone = "validate" if trainer.state.fn == "validate" else f"epoch_{epoch:04d}"
-        self._publish(trainer, result, "start" if epoch is None else alone)
+        folder = "start" if epoch is None else f"epoch_{epoch:04d}"
+        self._publish(trainer, result, "validate" if trainer.state.fn == "validate" else folder)
 
     def _publish(self, trainer: Trainer, result: Result, folder: str) -> None:
         root = self._folder(trainer)

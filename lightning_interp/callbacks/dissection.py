@@ -58,8 +58,8 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
     same rows every epoch; the best units of this epoch), ``.../concepts`` (bar chart), ``.../timeline`` (units by
     epochs), ``.../table``, ``.../iou`` and ``.../iou_by_chance`` (histograms), and a custom-scalars layout.
 
-    Files, under ``<log_dir>/interp/dissect/epoch_XXXX/`` (``start/`` before training): ``dissection.json``, and
-    by layer ``units_<layer>.csv`` and ``<layer>.safetensors``
+    Files, under ``<log_dir>/interp/dissect/epoch_XXXX/`` (``start/`` before training, ``validate/`` of a
+    validation alone): ``dissection.json``, and by layer ``units_<layer>.csv`` and ``<layer>.safetensors``
     (:func:`~lightning_interp.logging.files.load_result` reads them). At the end of training ``report.html``, an
     offline page of every unit, beside those folders.
 
@@ -242,7 +242,7 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
 
     def state_dict(self) -> dict[str, Any]:
         """Schedule, history and the units of the gallery."""
-        return super().state_dict() | {"history": self.history, "gallery": self._gallery}
+        return super().state_dict() | {"history": list(self.history), "gallery": dict(self._gallery)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the history and the same units in the same rows."""
@@ -253,12 +253,10 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
 def _history_entry(result: DissectionResult) -> dict[str, Any]:
     """What each unit detects, as a checkpoint can hold it: by layer, ``(U,)`` int32 columns, -1 for nothing."""
     epoch = result.meta["epoch"]
-    # Made in trainer.validate's inference mode, the tensors could not be used freely in a training after it.
-    with torch.inference_mode(False):
-        detects = {
-            name: torch.from_numpy(np.where(layer.is_detector, layer.best, -1)).int()
-            for name, layer in result.layers.items()
-        }
+    detects = {
+        name: torch.from_numpy(np.where(layer.is_detector, layer.best, -1)).int()
+        for name, layer in result.layers.items()
+    }
     return {"epoch": -1 if epoch is None else epoch, "step": result.meta["global_step"], "detects": detects}
 
 
