@@ -5,6 +5,7 @@ The two packages hold different class objects for the same classes, so whichever
 
 import importlib
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,11 +19,18 @@ else:
     utilities = importlib.import_module(f"{name}.utilities")
     rank_zero_info, rank_zero_warn = utilities.rank_zero_info, utilities.rank_zero_warn
 
+
+def cli_package() -> ModuleType:
+    """The module of LightningCLI, of the same package as the classes here; it needs jsonargparse."""
+    return importlib.import_module(f"{Trainer.__module__.partition('.trainer')[0]}.cli")
+
+
 __all__ = [
     "Callback",
     "LightningDataModule",
     "LightningModule",
     "Trainer",
+    "cli_package",
     "rank_zero_info",
     "rank_zero_warn",
     "seed_everything",

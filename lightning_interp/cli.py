@@ -1,0 +1,153 @@
+"""The command ``lightning-interp``: train from a YAML file, or dissect a network after training.
+
+A config names classes that are imported and called: a config is code, run only those you trust. Checkpoints are read
+with ``weights_only=True`` and cannot run anything.
+"""
+
+import os
+import pickle
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lightning_interp._extras import require
+from lightning_interp._lightning import LightningDataModule, LightningModule, Trainer, cli_package
+from lightning_interp.callbacks.dissection import NetworkDissection
+from lightning_interp.errors import InterpError
+from lightning_interp.logging.files import save_result
+from lightning_interp.report.console import unit_lines
+from lightning_interp.report.html import write_report
+from lightning_interp.results import DissectionResult
+
+if TYPE_CHECKING:
+    from pytorch_lightning.cli import LightningCLI
+
+_ABOUT = (
+    "Network Dissection with PyTorch Lightning: which units of a network detect which concepts. Train with "
+    "'fit --config CONFIG', then 'dissect --config CONFIG --ckpt FILE'. A config is code: it names classes that are "
+    "imported and called, so run only those you trust."
+)
+
+
+class DissectionTrainer(Trainer):
+    """Lightning's Trainer with one more verb, so that one config serves training and dissection."""
+
+    def dissect(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        ckpt: str | None = None,
+        output: str = "interp",
+        layers: list[str] | None = None,
+        rows: int = 10,
+        ckpt_path: str | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Dissect a network after training, as the config's NetworkDissection callbacks would.
+
+        Writes ``dissection.json``, a table and arrays by layer, and ``report.html`` to OUTPUT/NAME for each callback
+        of that NAME; prints the best units, and counts beside those by chance. Computes in the precision of the
+        checkpoint.
+
+        Args:
+            model: The network.
+            datamodule: Ignored: the images are those of the callback's probe set.
+            ckpt: Checkpoint of Lightning, or a file that holds a state dict; none for the network as the config
+                builds it. Read with weights_only=True.
+            output: Folder to write to.
+            layers: Layers in place of the callback's.
+            rows: Units to print a layer.
+            ckpt_path: Ignored; ``fit`` writes it into the configs that it saves.
+            weights_only: Ignored; likewise.
+        """
+        callbacks = [c for c in self.callbacks if isinstance(c, NetworkDissection)]  # type: ignore[attr-defined]
+        if not callbacks:
+            raise InterpError("no NetworkDissection among trainer.callbacks, so nothing says what to probe")
+        meta = load_checkpoint(model, Path(ckpt)) if ckpt else {}
+        model.to(self.strategy.root_device)
+        for callback in callbacks:
+            dissector, folder = callback.dissector, Path(output) / callback.name
+            if layers:
+                dissector.layers = layers
+            result = dissector(model, progress=show_progress, meta=meta | {"name": callback.name})
+            assert result is not None  # only should_stop stops it
+            save_result(result, folder)
+            page = write_report(result, dissector.probe, folder)
+            print(f"{summary(result, rows)}\n\nReport: {page}")
+
+
+def load_checkpoint(model: LightningModule, path: Path) -> dict[str, Any]:
+    """Fill a network from a checkpoint of Lightning or a state dict, and tell when it was written.
+
+    Returns:
+        ``checkpoint``, and ``epoch`` and ``global_step`` where the file says them.
+
+    Raises:
+        InterpError: If the file cannot be read safely or does not fit the network.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        weights = saved.get("state_dict", saved)
+        model.load_state_dict(weights)
+    except (OSError, RuntimeError, AttributeError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise InterpError(f"cannot load {path}: {' '.join(lines[:2])[:300]}") from error
+    when = {key: saved[key] for key in ("epoch", "global_step") if weights is not saved}
+    return {"checkpoint": path.name, **when}
+
+
+def show_progress(done: int, total: int) -> None:
+    """One line that counts up, on the error stream so that tables can be piped."""
+    print(f"\rdissecting: {done} of {total} images", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+def summary(result: DissectionResult, rows: int) -> str:
+    """The best units of every layer, and what the probe cost."""
+    tables = [f"\n{name}: {unit_lines(layer, rows)}" for name, layer in result.layers.items()]
+    return "\n".join([*tables, f"\n{result.num_images} images in {result.seconds:.1f} s"])
+
+
+def command_line() -> "Callable[..., LightningCLI]":
+    """LightningCLI with ``fit``, ``validate``, ``test`` and ``dissect``; its arguments but for the trainer's class.
+
+    Raises:
+        MissingExtraError: If jsonargparse is not installed.
+    """
+    require("jsonargparse")
+
+    class InterpCLI(cli_package().LightningCLI):  # type: ignore[misc]  # the class depends on the package in use
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            loaders = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
+            return {name: loaders for name in ("fit", "validate", "test", "dissect")}
+
+    return InterpCLI
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Classes in configs may lie in the folder it is run from. Lightning's classes are those of ``pytorch_lightning``,
+    unless ``lightning.pytorch`` was imported before this module.
+
+    Args:
+        args: The command line; that of the process by default.
+
+    Returns:
+        The exit code: 0, or 2 after an error of this package, told in one line.
+    """
+    sys.path.append(os.getcwd())
+    try:
+        command_line()(
+            trainer_class=DissectionTrainer,
+            args=None if args is None else list(args),
+            parser_kwargs={"prog": "lightning-interp", "description": _ABOUT},
+            save_config_kwargs={"overwrite": True},
+        )
+    except InterpError as error:
+        print(f"lightning-interp: error: {error}", file=sys.stderr)
+        return 2
+    return 0

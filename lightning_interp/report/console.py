@@ -1,0 +1,44 @@
+"""Results as plain text for a terminal: the best units of a layer, and its counts beside chance."""
+
+from collections.abc import Sequence
+
+from lightning_interp.report.html import History
+from lightning_interp.results import LayerDissection
+from lightning_interp.viz.bars import headline
+from lightning_interp.viz.text import clean
+from lightning_interp.viz.units import COLUMNS, unit_table
+
+_COUNTS = {
+    "detectors": "detectors",
+    "by chance": "detectors_by_chance",
+    "concepts": "unique_detectors",
+    "concepts by chance": "unique_by_chance",
+    "beat chance": "beats_chance",
+}
+
+
+def unit_lines(layer: LayerDissection, rows: int = 10) -> str:
+    """A headline and the ``rows`` best units, one a line."""
+    return f"{headline(layer)}\n{aligned([COLUMNS, *unit_table(layer, rows)])}"
+
+
+def count_lines(history: History, layer: str) -> str:
+    """How many units of ``layer`` detect a concept, and how many distinct ones, at each probe; chance beside each.
+
+    Args:
+        history: The probes, oldest first, as ``(name, result.scalars())``.
+        layer: Module path.
+    """
+    rows = [("probe", *_COUNTS, "mean IoU")]
+    for name, scalars in history:
+        counts = (f"{scalars[f'{layer}/{key}']:.0f}" for key in _COUNTS.values())
+        rows.append((name, *counts, f"{scalars[f'{layer}/mean_iou']:.3f}"))
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Cells in columns: the first row is the head, with a rule below it."""
+    cells = [[clean(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
