@@ -152,3 +152,15 @@ HOSTILE = (
     "",
     "Ärmel 袖",
 )
+
+
+def assert_same_counts(result: DissectionResult, other: DissectionResult) -> None:
+    """The same images, thresholds and integers, layer by layer."""
+    assert list(result.layers) == list(other.layers)
+    assert result.num_images == other.num_images
+    for name, layer in result.layers.items():
+        np.testing.assert_array_equal(layer.thresholds, other[name].thresholds)
+        for kind in ("tallies", "chance", "top"):
+            mine, its = vars(getattr(layer, kind)), vars(getattr(other[name], kind))
+            for field, values in mine.items():
+                np.testing.assert_array_equal(values, its[field], err_msg=f"{name}: {kind}.{field}")
