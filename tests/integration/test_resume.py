@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
@@ -124,14 +125,30 @@ def test_same_checkpoint_gives_the_same_scores(tmp_path):
     assert_same_counts(again.result, saved)
 
 
+class SaveOnce(Callback):
+    """Writes a checkpoint at the first validation of the training, within its first epoch."""
+
+    def on_validation_end(self, trainer, module):
+        if trainer.global_step == 2:
+            trainer.save_checkpoint(f"{trainer.default_root_dir}/half.ckpt")
+
+
 def test_epoch_cut_in_two_is_probed_once(tmp_path):
     halves = {"val_check_interval": 0.5}
     first, second = make_dissection(), make_dissection()
-    train(tmp_path, [first], -1, max_steps=3, **halves)
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 0
-    _, trainer = train(tmp_path, [second], 2, resume=tmp_path / "last.ckpt", **halves)
+    train(tmp_path, [first, SaveOnce()], 1, **halves)
+    assert torch.load(tmp_path / "half.ckpt", weights_only=True)["global_step"] == 2
+    validations = []
+
+    class Look(Callback):
+        def on_validation_end(self, trainer, module):
+            validations.append((trainer.current_epoch, trainer.global_step))
+
+    train(tmp_path, [second, Look()], 2, resume=tmp_path / "half.ckpt", **halves)
+    # The second half of epoch 0 was trained and validated, but not probed again.
+    assert (0, 4) in validations
     assert [(e["epoch"], e["step"]) for e in first.history] == [(-1, 0), (0, 2)]
-    assert [(e["epoch"], e["step"]) for e in second.history] == [(-1, 0), (0, 2), (1, trainer.global_step - 2)]
+    assert [(e["epoch"], e["step"]) for e in second.history] == [(-1, 0), (0, 2), (1, 6)]
 
 
 def test_schedule_goes_on_where_it_was(tmp_path):
