@@ -1,14 +1,12 @@
 """Network Dissection of a network on a probe set: the same engine inside and outside of training."""
 
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from lightning_interp.data.bank import LabelBank, LabelEncoder
 from lightning_interp.data.loading import BadImage, ProbeBatch, checked_image, probe_batches
@@ -17,7 +15,8 @@ from lightning_interp.data.sampler import ShardSampler
 from lightning_interp.errors import DatasetError
 from lightning_interp.functional.dissection import cyclic_partners
 from lightning_interp.functional.upsampling import Axis, Border, Grid
-from lightning_interp.metrics.agreement import ConceptArea
+from lightning_interp.metrics.agreement import ConceptAgreement, ConceptArea
+from lightning_interp.metrics.values import computed
 from lightning_interp.options import DissectionOptions, make_options
 from lightning_interp.probing.describe import describe_layers
 from lightning_interp.probing.layer_pass import LabelledBatch, LayerPass
@@ -312,25 +311,33 @@ class _Sweep:
     def results(self) -> dict[str, LayerDissection]:
         """Sum over the processes and freeze; collective."""
         sync = {"sync_on_compute": self.ranks.world > 1, "process_group": self.ranks.group}
-        area = ConceptArea(len(self.own.probe.concepts), len(self.own.probe.categories), **sync)
+        concepts, categories = len(self.own.probe.concepts), len(self.own.probe.categories)
+        area = ConceptArea(concepts, categories, **sync)
         mine = [index for batch in self.batches for index in batch]
         area.update(self.own.bank.concept_area(mine), self.own.bank.pixels(mine))
-        totals = _computed(area)
+        totals = computed(area, (concepts,), (categories,))
         return {name: self._freeze(layer, totals) for name, layer in self.passes.items()}
 
-    def _freeze(self, layer: LayerPass, totals: tuple[Any, ...]) -> LayerDissection:
-        top = TopImages(*_computed(layer.top))
+    def _freeze(self, layer: LayerPass, totals: tuple[Tensor, ...]) -> LayerDissection:
+        units, height, width = layer.info.units, layer.info.height, layer.info.width
+        best = (units, self.own.top_k)
+        top = computed(layer.top, best, best, (*best, 2), (*best, height, width))
+        shapes = tuple((units, len(total)) for total in totals)
+
+        def tallies(metric: ConceptAgreement) -> Tallies:
+            return Tallies(*(t.numpy() for t in (*computed(metric, *shapes), *totals)))
+
         states = zip(layer.nonfinite.tolist(), layer.constant.tolist(), strict=True)
         return LayerDissection(
-            layer=layer.info.name,
+            layer=info.name,
             concepts=tuple(self.own.probe.concepts),
             categories=self.own.probe.categories,
             thresholds=layer.thresholds.cpu().numpy(),
             status=tuple("non-finite" if n else "constant" if constant else "ok" for n, constant in states),
             nonfinite=layer.nonfinite.numpy(),
-            tallies=Tallies(*_computed(layer.agreement), *totals),
-            chance=Tallies(*_computed(layer.chance), *totals),
-            top=top,
+            tallies=tallies(layer.agreement),
+            chance=tallies(layer.chance),
+            top=TopImages(*(t.numpy() for t in top)),
             iou_threshold=self.own.options.iou_threshold,
             anchors=(layer.grid.rows.anchors, layer.grid.columns.anchors),
             border=layer.grid.rows.border,
@@ -347,14 +354,6 @@ class _Again:
         labels = self.sweep.labels(batch.indices)
         for name in self.names:
             self.sweep.passes[name].tally_maps(maps[name], labels)
-
-
-def _computed(metric: Metric) -> tuple[Any, ...]:
-    """A metric's values over all processes, on the CPU, where gloo can sum them."""
-    with warnings.catch_warnings():
-        # A process without images, or without a second image to re-pair with, has rightly updated nothing.
-        warnings.filterwarnings("ignore", message="The ``compute`` method of metric", category=UserWarning)
-        return tuple(tensor.numpy() for tensor in metric.cpu().compute())
 
 
 def _noting(batches: Any, skipped: list[tuple[int, str]]) -> Any:

@@ -15,6 +15,7 @@ from lightning_interp.metrics.agreement import ConceptAgreement
 from lightning_interp.metrics.health import UnitHealth
 from lightning_interp.metrics.top_images import TopActivations
 from lightning_interp.metrics.top_values import TopValues
+from lightning_interp.metrics.values import computed
 from lightning_interp.options import DissectionOptions
 from lightning_interp.probing.layers import LayerInfo
 
@@ -151,7 +152,7 @@ class LayerPass:
             reduce_sum: Sums a tensor over the processes.
             reduce_min: Takes its minimum.
         """
-        self.nonfinite, self.constant = self.health.cpu().compute()
+        self.nonfinite, self.constant = computed(self.health, (self.info.units,), (self.info.units,))
         broken = (self.nonfinite > 0).to(self.device)
         thresholds = self.values.threshold(num_images * self.values_per_image, reduce_sum, reduce_min)
         self.thresholds = thresholds.masked_fill(broken, torch.nan)

@@ -1,4 +1,4 @@
-"""Network Dissection the slow way: everything dense, in float64, one unit and one concept at a time."""
+"""Network Dissection the slow way: every map upsampled, every mask dense, in float64."""
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ def upsample_axis(length, size, anchors, border):
     for y in range(size):
         for i in range(length):
             distance = abs(y - anchors[i]) / step
-            outside = y < anchors[0] and i == 0 or y > anchors[-1] and i == length - 1
+            outside = (y < anchors[0] and i == 0) or (y > anchors[-1] and i == length - 1)
             matrix[y, i] = 1.0 if outside and border == "hold" else max(0.0, 1 - distance)
     return matrix
 
@@ -64,30 +64,25 @@ def dissect_dense(
     )
     values = up if quantile_on == "upsampled" else acts
     thresholds = np.quantile(values.swapaxes(0, 1).reshape(units, -1), 1 - quantile, axis=1)
-    dense = np.stack([labels_dense(probe, i, size) for i in indices])
-    category = [probe.categories.index(c.category) for c in probe.concepts]
+    # Pixels in one row: (n, U, P) active, (n, C, P) labelled.
+    active = (up > thresholds[:, None, None]).reshape(n, units, -1).astype(np.int64)
+    dense = np.stack([labels_dense(probe, i, size) for i in indices]).reshape(n, len(probe.concepts), -1)
+    category = np.array([probe.categories.index(c.category) for c in probe.concepts])
     partner = cyclic_partners(indices)
     where = {index: position for position, index in enumerate(indices)}
     out = {"thresholds": thresholds}
     for name, pairing in (("real", list(range(n))), ("chance", [where[partner.get(i, i)] for i in indices])):
-        intersection = np.zeros((units, len(probe.concepts)), dtype=np.int64)
-        area = np.zeros((units, len(probe.categories)), dtype=np.int64)
-        pixels = np.zeros(len(probe.categories), dtype=np.int64)
-        for x in range(n):
-            masks = dense[pairing[x]]
-            present = {category[c] for c in range(len(masks)) if masks[c].any()}
-            for g in range(len(probe.categories)):
-                if images == "all" or g in present:
-                    pixels[g] += size[0] * size[1]
-            for k in range(units):
-                active = up[x, k] > thresholds[k]
-                for g in range(len(probe.categories)):
-                    if images == "all" or g in present:
-                        area[k, g] += active.sum()
-                for c in range(len(masks)):
-                    intersection[k, c] += (active & masks[c]).sum()
-        out[name] = {"intersection": intersection, "unit_area": area, "pixels": pixels}
-        out[name]["concept_area"] = dense.sum((0, 2, 3)).astype(np.int64)
+        masks = dense[pairing].astype(np.int64)
+        present = masks.any(2)
+        counts = np.stack([present[:, category == g].any(1) for g in range(len(probe.categories))], 1)
+        if images == "all":
+            counts[:] = True
+        out[name] = {
+            "intersection": sum(active[x] @ masks[x].T for x in range(n)),
+            "unit_area": active.sum(2).T @ counts,
+            "pixels": counts.sum(0) * (size[0] * size[1]),
+            "concept_area": masks.sum((0, 2)),
+        }
     if not partner:
         for key in ("intersection", "unit_area"):
             out["chance"][key][:] = 0
