@@ -120,10 +120,10 @@ def test_global_generators_are_left_alone():
     assert torch.equal(torch.get_rng_state(), states[2])
 
 
-@pytest.mark.parametrize("size", [32, 64, 101])
+@pytest.mark.parametrize("size", [32, 77])
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
 def test_do_changes_its_own_region_only(attribute, size):
-    records = draw_faces(48, 3, {})
+    records = draw_faces(32, 3, {})
     off, on = (render(records, {attribute: value}, size=size) for value in (0, 1))
     changed = (off.images != on.images).any(1)
     allowed = dilated(region(off, attribute) | region(on, attribute))
@@ -175,9 +175,8 @@ def test_lips_have_the_lipstick_s_colour_where_the_lip_mask_is():
     records = with_values(evenly_lit(draw_faces(20, 0, {})), lipstick_hue=0, lipstick_strength=1)
     on = render(records, {"lipstick": 1, "smile": 0}, size=128)
     found = colours(on, eroded(mask(on, "part", "lip")))
-    # Lower lip, then upper lip (12 % darker): the palette's first colour.
-    assert max(found, key=found.__getitem__) == (205, 20, 40)
-    assert found[(180, 18, 35)] > 20
+    # The palette's first colour on the lower lip, 12 % darker on the upper one.
+    assert set(sorted(found, key=found.__getitem__)[-2:]) == {(205, 20, 40), (180, 18, 35)}
     outside = colours(on, ~dilated(mask(on, "part", "lip")))
     assert (205, 20, 40) not in outside
     off = render(records, {"lipstick": 0, "smile": 0}, size=128)
@@ -227,6 +226,18 @@ def test_planes_agree_with_each_other(drawn):
     assert torch.equal(mask(drawn, "object", "hair"), mask(drawn, "material", "hair"))
     assert torch.equal(drawn.planes["color"][:, 0], colour_labels(drawn.images))
     assert (drawn.planes["color"] > 0).all()
+
+
+def test_number_of_threads_is_given_back():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        rendering = render(draw_faces(2, 0, {}))
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        assert same(rendering, render(draw_faces(2, 0, {})))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_attributes_that_are_off_are_not_labelled(drawn):
