@@ -247,19 +247,21 @@ class _Sweep:
 
     def _run(self, into: Any, passes: Sequence[str] | None = None) -> None:
         layers = resolve_layers(self.module, list(passes or self.passes))
+        first = into is self
         batches = probe_batches(
             self.own.bank.encoder,
-            list(self.shard),
+            list(self.shard) if first else [index for batch in self.batches for index in batch],
             batch_size=self.own.batch_size,
             known=self.own.bank,
             num_workers=self.own.num_workers,
-            on_bad_image=self.own.on_bad_image,
+            # What the first sweep has read is in the totals: the second cannot leave it out.
+            on_bad_image=self.own.on_bad_image if first else "raise",
             pin_memory=module_device(self.module).type == "cuda",
         )
         try:
             run(
                 self.module,
-                _noting(batches, self.skipped if into is self else []),
+                _noting(batches, self.skipped),
                 [into],
                 layers=layers,
                 normalize=self.own.probe.normalize,
@@ -329,7 +331,7 @@ class _Sweep:
 
         states = zip(layer.nonfinite.tolist(), layer.constant.tolist(), strict=True)
         return LayerDissection(
-            layer=info.name,
+            layer=layer.info.name,
             concepts=tuple(self.own.probe.concepts),
             categories=self.own.probe.categories,
             thresholds=layer.thresholds.cpu().numpy(),
