@@ -46,11 +46,15 @@ class ProbeCallback(Callback, Generic[Result]):
         if timeout <= 0:
             raise ValueError(f"timeout must be positive, got {timeout}")
         self.name, self.schedule, self.timeout = name, schedule, timeout
-        self.last_epoch: int | None = None
-        self.result: Result | None = None
         self._guard = Guard(name, on_error)
         self._ranks = Ranks()
         self._active = True
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every probe: a new training begins."""
+        self.last_epoch: int | None = None
+        self.result: Result | None = None
 
     @abstractmethod
     def prepare(self, module: LightningModule, forward: Callable[[Tensor], Any]) -> None:
@@ -94,6 +98,8 @@ class ProbeCallback(Callback, Generic[Result]):
         if not self._active:
             rank_zero_info(f"{self.name}: Trainer(barebones=True) logs nothing, so nothing is probed")
             return
+        if stage == "fit" and _is_first(trainer):
+            self.reset()
         kind = _base_names(trainer.strategy) & _SHARDED
         if kind:
             raise ProbeError(f"{self.name}: {kind.pop()} shards the weights; probing it is not supported")
@@ -106,6 +112,11 @@ class ProbeCallback(Callback, Generic[Result]):
             rank_zero_warn(
                 f"{self.name}: listed after {type(averaging[0]).__name__}, so it probes the raw weights while "
                 f"checkpoints hold the averaged ones; list {type(self).__name__} before it"
+            )
+        elif averaging and stage == "fit" and not trainer.enable_validation:
+            rank_zero_warn(
+                f"{self.name}: without validation, {type(averaging[0]).__name__} leaves the raw weights to be probed, "
+                "while checkpoints hold the averaged ones"
             )
         if self.schedule.n_epochs > 1 and any(_monitors(c, f"{self.name}/") for c in callbacks):
             rank_zero_warn(
@@ -136,8 +147,7 @@ class ProbeCallback(Callback, Generic[Result]):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe before training; ``self.log`` would date it to the first epoch's end, so loggers get it directly."""
-        first = trainer.global_step == 0 and trainer.current_epoch == 0
-        if self.schedule.at_start and first and self._active and not is_trial(trainer):
+        if self.schedule.at_start and _is_first(trainer) and self._active and not is_trial(trainer):
             self._run(trainer, pl_module, epoch=None)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -226,6 +236,11 @@ class ProbeCallback(Callback, Generic[Result]):
 def is_trial(trainer: Trainer) -> bool:
     """Whether this is a ``fast_dev_run``."""
     return bool(getattr(trainer, "fast_dev_run", False))
+
+
+def _is_first(trainer: Trainer) -> bool:
+    """Whether nothing has been trained yet."""
+    return trainer.global_step == 0 and trainer.current_epoch == 0
 
 
 def _base_names(thing: object) -> set[str]:

@@ -134,7 +134,6 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
             mask_size=mask_size,
         )
         self.gallery_rows, self.report = gallery_rows, report
-        self.history: list[dict[str, Any]] = []
         self.dissector = Dissector(
             probe,
             layers,
@@ -146,6 +145,11 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
             byte_budget=byte_budget,
             on_bad_image=on_bad_image,
         )
+
+    def reset(self) -> None:
+        """Forget every probe, and which units are in which row."""
+        super().reset()
+        self.history: list[dict[str, Any]] = []
         self._gallery: dict[str, list[int]] = {}
         self._laid_out = False
 
