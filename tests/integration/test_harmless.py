@@ -1,17 +1,20 @@
 """Training is bit-identical with and without the callback, whatever else goes on."""
 
 import random
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 from pytorch_lightning import Callback
+from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch import nn
 
 from lightning_interp import Every
 from tests.helpers.harmless import (
     count_hooks,
     differences,
+    digest,
     fit,
     global_flags,
     make_dissection,
@@ -144,6 +147,26 @@ def test_training_is_bit_identical(tmp_path, name):
     assert not differences(without, trace)
     assert seen.epochs == probed
     assert count_hooks(module) == 0
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_averaged_training_is_bit_identical(tmp_path, before):
+    """The averaging swaps its weights into the module for the validation, and the probe runs next to the swap."""
+    averaged = []
+
+    def averaging():
+        averaged.append(EMAWeightAveraging(decay=0.5))
+        return averaged[-1]
+
+    dissection = make_dissection()
+    without, _, _ = fit(tmp_path / "without", [averaging()])
+    callbacks = [dissection, averaging()] if before else [averaging(), dissection]
+    with nullcontext() if before else pytest.warns(UserWarning, match="probes the raw weights"):
+        trace, _, _ = fit(tmp_path / "with", callbacks)
+    assert not differences(without, trace)
+    one, two = (callback._average_model.state_dict() for callback in averaged)
+    assert digest(one) == digest(two)
+    assert [entry["epoch"] for entry in dissection.history] == [-1, 0, 1]
 
 
 class ProbedEpochs(Callback):

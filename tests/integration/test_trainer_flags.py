@@ -10,6 +10,8 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from lightning_interp import Every, LayerError, NetworkDissection, ProbeError, dissect, load_result
@@ -73,12 +75,43 @@ def test_fast_dev_run_finds_a_typo(tmp_path):
         trainer.fit(make_module(), loader(), loader(shuffle=False))
 
 
-def test_limit_of_fast_dev_run_does_not_outlive_it(tmp_path):
+def test_trial_leaves_nothing_to_the_training_after_it(tmp_path):
     dissection = make_dissection(images=14, batch_size=6)
     for trial in (True, False):
         trainer = make_trainer(tmp_path, callbacks=[dissection], fast_dev_run=trial, max_epochs=1)
         trainer.fit(make_module(), loader(), loader(shuffle=False))
     assert dissection.result.num_images == 14
+    assert [entry["epoch"] for entry in dissection.history] == [-1, 0]
+
+
+def test_second_training_starts_anew(tmp_path):
+    dissection, layouts = make_dissection(), []
+    for run in ("first", "second"):
+        logger = TensorBoardLogger(tmp_path / run, name=None, version="")
+        trainer = make_trainer(tmp_path, callbacks=[dissection], logger=logger)
+        trainer.fit(make_module(), loader(), loader(shuffle=False))
+        layouts.append("custom_scalars__config__" in EventAccumulator(trainer.log_dir).Reload().Tags()["tensors"])
+    assert [entry["epoch"] for entry in dissection.history] == [-1, 0, 1]
+    assert layouts == [True, True]
+    assert len(list((tmp_path / "second").rglob("dissection.json"))) == 3
+
+
+def test_longer_training_with_the_same_trainer_goes_on(tmp_path):
+    module, dissection = make_module(), make_dissection()
+    trainer = make_trainer(tmp_path, callbacks=[dissection], max_epochs=1)
+    trainer.fit(module, loader(), loader(shuffle=False))
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module, loader(), loader(shuffle=False))
+    assert [entry["epoch"] for entry in dissection.history] == [-1, 0, 1, 2]
+
+
+@pytest.mark.parametrize("options", [{"max_epochs": 0}, {"limit_train_batches": 0}])
+def test_no_training_gives_nothing(tmp_path, options):
+    dissection = make_dissection()
+    trainer = make_trainer(tmp_path, callbacks=[dissection], **options)
+    trainer.fit(make_module(), loader(), loader(shuffle=False))
+    assert dissection.result is None
+    assert not list(tmp_path.rglob("interp"))
 
 
 def test_barebones_probes_nothing(tmp_path):
@@ -173,6 +206,12 @@ def test_raw_weights_are_probed_when_listed_after_with_a_warning(tmp_path):
         result, averaged, raw = averaged_training(tmp_path, ["averaging", "dissection"])
     assert_same_counts(result, raw)
     assert not np.array_equal(raw["features.4"].thresholds, averaged["features.4"].thresholds)
+
+
+def test_raw_weights_are_probed_without_validation_with_a_warning(tmp_path):
+    with pytest.warns(UserWarning, match="without validation, EMAWeightAveraging leaves the raw weights to be probed"):
+        result, _, raw = averaged_training(tmp_path, ["dissection", "averaging"], limit_val_batches=0)
+    assert_same_counts(result, raw)
 
 
 def test_two_dissections_with_two_names(tmp_path):
