@@ -1,8 +1,10 @@
 """Faces from their parameter records, in batches: images, label planes and landmarks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -66,8 +68,14 @@ def render(records: FaceRecords, do: Mapping[str, int] | None = None, *, size: i
     check_size(size)
     changed = records.do(do or {})
     batch = max(_BATCH_PIXELS // size**2, 1)
-    with _one_thread():
-        parts = [_render(changed[i : i + batch], size) for i in range(0, max(len(records), 1), batch)]
+    batches = [changed[i : i + batch] for i in range(0, max(len(records), 1), batch)]
+    # Whoever asks first, a validation loop in inference mode too, the pictures kept are ordinary tensors.
+    with torch.inference_mode(False), _one_thread_each() as threads, ThreadPoolExecutor(threads) as pool:
+        parts = list(pool.map(_render, batches, repeat(size)))
+        return _joined(parts)
+
+
+def _joined(parts: Sequence[Rendering]) -> Rendering:
     return Rendering(
         images=torch.cat([part.images for part in parts]),
         planes={category: torch.cat([part.planes[category] for part in parts]) for category in parts[0].planes},
@@ -77,12 +85,16 @@ def render(records: FaceRecords, do: Mapping[str, int] | None = None, *, size: i
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one thread: for thousands of short operations, waiting for others can cost more than they save."""
+def _one_thread_each() -> Iterator[int]:
+    """Give the number of threads to use, and let every operation use one while the context lasts.
+
+    A face takes a thousand short operations. Splitting each of them over the processor's cores makes them wait for
+    each other, which on busy cores takes many times as long as the work; splitting the batches does not.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        yield threads
     finally:
         torch.set_num_threads(threads)
 

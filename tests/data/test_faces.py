@@ -240,6 +240,14 @@ def test_number_of_threads_is_given_back():
         torch.set_num_threads(threads)
 
 
+def test_pictures_drawn_in_inference_mode_are_ordinary_tensors():
+    probe = RenderedFaces(2, size=32)
+    with torch.inference_mode():
+        item = probe[0]
+    assert not item.image.is_inference()
+    assert not probe.facts(1)["landmarks"].is_inference()
+
+
 def test_attributes_that_are_off_are_not_labelled(drawn):
     values = draw_faces(500, 0, {}).values
     for name in ("glasses", "hat"):
