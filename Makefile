@@ -1,0 +1,30 @@
+# Everything runs in .venv, which is made when it is missing; `make demo` and `make test` are all one needs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint bench
+
+demo: .venv/ready-all  ## train a small CNN on rendered faces and watch its units turn into detectors
+	$(BIN)/python -m recipes.rendered_faces.train
+
+test: .venv/ready-dev
+	$(BIN)/python -m pytest -ra --durations=10 --cov --cov-report=term:skip-covered
+
+lint: .venv/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/ready-dev
+	$(BIN)/python benchmarks/dissection.py
+
+# Installed once for each version of pyproject.toml; the part after the dash is the extra.
+.venv/ready-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[$*]"
+	touch $@
+
+# Some systems ship venv without ensurepip; their own pip can then fill the environment.
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv .venv || { $(PYTHON) -m venv --clear --without-pip .venv && \
+		$(PYTHON) -m pip --python $(BIN)/python install pip; }
