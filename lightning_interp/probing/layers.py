@@ -61,7 +61,7 @@ def resolve_layers(module: nn.Module, names: Sequence[str]) -> dict[str, nn.Modu
     layers = named_layers(module)
     found: dict[str, nn.Module] = {}
     for name in names:
-        for match in _matches(name, layers):
+        for match in _matches(canonical_name(name), layers):
             found[match] = layers[match]
     return found
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp.errors import LayerError
+from lightning_interp.probing.runner import module_device, module_dtype
 
 # Pixels; a multiple of any usual total stride, so that size-dependent padding stays as it is.
 _GROWTH = 128
@@ -41,16 +42,23 @@ def receptive_axis(
         ``[lo, lo + size)``, as NetDissect's ``upsample.composed_fieldmap`` has it.
 
     Raises:
-        LayerError: If the field covers the whole image however large (squeeze-and-excitation, attention...).
+        LayerError: If the field covers the whole image however large (squeeze-and-excitation, attention...), or the
+            fields do not follow one another by whole pixels (after upsampling).
     """
     probe = _AxisProbe(module, layer, channels, axis)
     size = image_size[axis] + _GROWTH
     while size <= _LARGEST:
-        middle = probe.count(size) // 2
+        count = probe.count(size)
+        middle = count // 2
         low, high = probe.field(size, middle)
-        next_low = probe.field(size, middle + 1)[0] if low > 0 and high < size - 1 else low
-        if next_low > low:
-            stride = next_low - low
+        if low > 0 and high < size - 1 and middle + 2 < count:
+            second, third = (probe.low(size, middle + i) for i in (1, 2))
+            stride = second - low
+            if stride <= 0 or third - second != stride:
+                raise LayerError(
+                    f"the receptive fields of layer '{name}' do not follow one another by whole pixels; "
+                    "use upsample='cell'"
+                )
             return low + (high - low + 1) // 2 - middle * stride, float(stride)
         size += _GROWTH * -(-size // _GROWTH)
     raise LayerError(
@@ -64,8 +72,7 @@ class _AxisProbe:
 
     def __init__(self, module: nn.Module, layer: nn.Module, channels: int, axis: int) -> None:
         self.module, self.layer, self.channels, self.axis = module, layer, channels, axis
-        first = next(module.parameters())
-        self.device, self.dtype = first.device, first.dtype
+        self.device, self.dtype = module_device(module), module_dtype(module)
 
     def count(self, size: int) -> int:
         """Values along the axis for an image of that size."""
@@ -74,9 +81,13 @@ class _AxisProbe:
     def field(self, size: int, position: int) -> tuple[int, int]:
         """First and last pixel along the axis that the value at ``position`` depends on."""
         places = torch.arange(size)
-        low = self._edge(size, position, lambda edge: places[None] <= edge[:, None])
         high = size - 1 - self._edge(size, position, lambda edge: places[None] >= size - 1 - edge[:, None])
-        return low, high
+        return self.low(size, position), high
+
+    def low(self, size: int, position: int) -> int:
+        """First pixel along the axis that the value at ``position`` depends on."""
+        places = torch.arange(size)
+        return self._edge(size, position, lambda edge: places[None] <= edge[:, None])
 
     def _edge(self, size: int, position: int, broken: Callable[[Tensor], Tensor]) -> int:
         """Smallest edge for which breaking the pixels up to it breaks the value; eight at a time."""

@@ -77,6 +77,11 @@ def module_device(module: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
+def module_dtype(module: nn.Module) -> torch.dtype:
+    """Dtype of the first floating-point parameter; float32 for a module without."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+
+
 def prepare(images: Tensor, module: nn.Module, normalize: Normalize | None) -> Tensor:
     """Images as the network takes them: uint8 scaled to [0, 1], normalised, on its device and in its dtype.
 
@@ -91,5 +96,4 @@ def prepare(images: Tensor, module: nn.Module, normalize: Normalize | None) -> T
             raise DatasetError(f"normalize is for {len(normalize[0])} channels; the images have {images.shape[1]}")
         mean, std = (torch.tensor(values, device=device)[:, None, None] for values in normalize)
         images = (images - mean) / std
-    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), images.dtype)
-    return images.to(dtype)
+    return images.to(module_dtype(module))

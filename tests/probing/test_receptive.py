@@ -1,0 +1,163 @@
+"""Receptive-field centres, measured, against geometry known by hand."""
+
+import pytest
+import torchvision
+from torch import nn
+
+from lightning_interp.dissect import dissect
+from lightning_interp.errors import LayerError
+from lightning_interp.probing.receptive import receptive_axis
+from lightning_interp.probing.session import probing
+from tests.helpers.probes import RandomProbe
+
+
+def axis_of(net, name, size=(32, 32), axis=0):
+    net = net.eval()
+    with probing(net):
+        return receptive_axis(net, net.get_submodule(name), name, size, 3, axis)
+
+
+def expected_axis(steps):
+    """Fields of size s at lo + i * j for (kernel, stride, padding, dilation) steps; the centre is lo + s // 2."""
+    low, size, jump = 0, 1, 1
+    for kernel, stride, padding, dilation in steps:
+        low -= padding * jump
+        size += (kernel - 1) * dilation * jump
+        jump *= stride
+    return low + size // 2, float(jump)
+
+
+# (kernel, stride, padding, dilation) of every layer.
+STACKS = [
+    [(1, 1, 0, 1)],
+    [(3, 1, 1, 1)],
+    [(3, 1, 0, 1)],
+    [(2, 2, 0, 1)],  # even size: the centre is the upper of the two middle pixels
+    [(4, 2, 1, 1)],
+    [(3, 1, 2, 2)],
+    [(7, 2, 3, 1), (3, 2, 1, 1), (3, 1, 1, 1), (3, 2, 1, 1)],
+    [(11, 4, 0, 1), (3, 2, 0, 1), (5, 1, 2, 1)],
+    [(3, 1, 1, 1), (2, 2, 0, 1), (3, 1, 1, 1), (2, 2, 0, 1)],
+]
+
+
+@pytest.mark.parametrize("steps", STACKS)
+def test_convolutions_by_hand(steps):
+    widths = [3] + [4] * len(steps)
+    convolutions = [
+        nn.Conv2d(widths[i], widths[i + 1], k, stride=s, padding=p, dilation=d) for i, (k, s, p, d) in enumerate(steps)
+    ]
+    net = nn.Sequential(*(layer for c in convolutions for layer in (c, nn.BatchNorm2d(4), nn.ReLU())))
+    assert axis_of(net, str(len(net) - 1)) == expected_axis(steps)
+
+
+def test_pools_and_saturating_activations():
+    layers = (
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.ReLU6(),
+        nn.MaxPool2d(3, 2),
+        nn.Hardswish(),
+        nn.AvgPool2d(2, 2),
+        nn.GELU(),
+    )
+    expected = expected_axis([(3, 1, 1, 1), (3, 2, 0, 1), (2, 2, 0, 1)])
+    assert axis_of(nn.Sequential(*layers), "5") == expected
+
+
+def test_axes_are_measured_apart():
+    net = nn.Sequential(nn.Conv2d(3, 2, (3, 7), stride=(1, 2), padding=(1, 0)))
+    assert axis_of(net, "0", axis=0) == (0, 1.0)
+    assert axis_of(net, "0", axis=1) == (3, 2.0)
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.wide, self.narrow = nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Conv2d(3, 4, 1, stride=2)
+        self.out = nn.Identity()
+
+    def forward(self, x):
+        return self.out(self.wide(x) + self.narrow(x))
+
+
+def test_branches_are_joined():
+    assert axis_of(Residual(), "out") == expected_axis([(3, 2, 1, 1)])
+
+
+class Squeeze(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gate = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.out = nn.Identity()
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.out(x * self.gate(x.mean((2, 3), keepdim=True)).sigmoid())
+
+
+def test_a_layer_that_sees_the_whole_image_has_no_centre():
+    with pytest.raises(LayerError, match=r"layer 'out' sees the whole image .* use upsample='cell'"):
+        axis_of(Squeeze(), "out")
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_a_layer_finer_than_whole_pixels_is_refused(mode, factor):
+    """Values less than a pixel apart, or unevenly: no first centre and step describes them."""
+    net = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.Upsample(scale_factor=factor, mode=mode))
+    with pytest.raises(LayerError, match="use upsample='cell'"):
+        axis_of(net, "1")
+
+
+def test_network_without_parameters_or_in_double_precision():
+    assert axis_of(nn.Sequential(nn.AvgPool2d(2)), "0") == (1, 2.0)
+    assert axis_of(nn.Sequential(nn.Conv2d(3, 2, 3)).double(), "0") == (1, 1.0)
+
+
+def test_leaves_no_hook():
+    net = Residual()
+    axis_of(net, "out")
+    assert not any(part._forward_hooks for part in net.modules())
+
+
+@pytest.mark.parametrize(
+    ("mask", "anchors"), [((12, 12), (0.0, 2.0, 4.0)), ((24, 24), (1.0, 5.0, 9.0)), ((6, 6), (0.0, 1.0, 2.0))]
+)
+def test_anchors_on_the_mask_are_floored_as_netdissects(mask, anchors):
+    """Fields [-1, 3), [3, 7)... are centred at 1, 5, 9... of 24 pixels; half of that is floored, the step is not."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4, padding=1))
+    layer = dissect(net, RandomProbe(3), ["0"], upsample="receptive_field", mask_size=mask, batch_size=3)["0"]
+    assert layer.anchors[0][:3] == anchors
+
+
+# Of 4 channels, with the geometry of the published networks: resnet18 up to layer4, VGG-16 up to features.29.
+RESNET18 = [(7, 2, 3, 1), (3, 2, 1, 1), *[(3, 1, 1, 1)] * 4, *[(3, 2, 1, 1), *[(3, 1, 1, 1)] * 3] * 3]
+VGG16 = [
+    step for convolutions in (2, 2, 3, 3, 3) for step in ([(3, 1, 1, 1)] * convolutions + [(2, 2, 0, 1)])
+][:-1]  # fmt: skip
+
+
+def chain(steps):
+    layers = [nn.Conv2d(3 if i == 0 else 2, 2, k, s, p) for i, (k, s, p, _) in enumerate(steps)]
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize(
+    ("steps", "length", "expected"),
+    [(RESNET18, 7, [16 * i for i in range(7)]), (VGG16, 14, [4 + 8 * i for i in range(14)])],
+    ids=["resnet18", "vgg16"],
+)
+def test_published_anchors(steps, length, expected):
+    """NetDissect's own composition gives 0, 16, ..., 96 of 112 for ResNets and 4, 12, ..., 108 for VGG-16."""
+    first, step = axis_of(chain(steps), str(len(steps) - 1), (224, 224))
+    assert (first, step) == expected_axis(steps)
+    assert [first // 2 + i * step / 2 for i in range(length)] == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("network", "layer", "steps"), [("resnet18", "layer4", RESNET18), ("vgg16", "features.29", VGG16)]
+)
+def test_anchors_of_the_real_networks(network, layer, steps):
+    net = getattr(torchvision.models, network)(weights=None)
+    assert axis_of(net, layer, (224, 224)) == expected_axis(steps)
