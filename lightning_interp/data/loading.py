@@ -83,9 +83,9 @@ class _Collate:
         good = [(index, image, regions) for index, image, regions in items if isinstance(image, Tensor)]
         skipped = [(index, reason) for index, reason, _ in items if isinstance(reason, str)]
         images = [image for _, image, _ in good]
-        shapes = {tuple(image.shape) for image in images}
-        if len(shapes) > 1:
-            raise DatasetError(f"images of one probe set must have one shape; found {sorted(shapes)}")
+        kinds = {f"{tuple(image.shape)} {image.dtype}" for image in images}
+        if len(kinds) > 1:
+            raise DatasetError(f"images of one probe set must have one shape and type; found {sorted(kinds)}")
         if images:
             images += [images[-1]] * (self.batch_size - len(images))
         return ProbeBatch(

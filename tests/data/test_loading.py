@@ -1,0 +1,122 @@
+"""Batches of one size; bad images raised or reported."""
+
+import pytest
+import torch
+
+from lightning_interp.data.bank import LabelBank, LabelEncoder
+from lightning_interp.data.loading import probe_batches
+from lightning_interp.errors import DatasetError
+from tests.helpers.probes import RandomProbe
+
+
+class Broken(RandomProbe):
+    """Some images cannot be read, some labels are wrong, and one error is a bug."""
+
+    def image(self, index):
+        if index in (2, 5):
+            raise OSError(f"{index}.jpg is truncated")
+        if index == 8:
+            raise KeyError("a bug")
+        return super().image(index)
+
+    def labels(self, index):
+        if index == 3:
+            raise DatasetError("3.png has label 999")
+        return super().labels(index)
+
+
+def batches(probe, indices, batch_size=4, **options):
+    return list(probe_batches(LabelEncoder(probe, probe.mask_size), indices, batch_size=batch_size, **options))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_one_shape_in_the_order_given(workers):
+    probe, order = RandomProbe(7), [6, 1, 4, 0, 5, 2]
+    found = batches(probe, order, num_workers=workers)
+    assert [b.indices for b in found] == [[6, 1, 4, 0], [5, 2]]
+    assert all(b.images.shape == (4, 3, 24, 24) for b in found)
+    for b in found:
+        assert all(torch.equal(image, probe.image(i)) for image, i in zip(b.images, b.indices, strict=False))
+        assert len(b.regions) == len(b.indices)
+    assert torch.equal(found[1].images[2], probe.image(2))
+    assert torch.equal(found[1].images[3], probe.image(2))
+
+
+def test_no_images():
+    assert batches(RandomProbe(3), []) == []
+
+
+def test_labels_known_already_are_not_read_again():
+    probe = RandomProbe(3)
+    bank = LabelBank(LabelEncoder(probe, probe.mask_size), False)
+    bank.ensure([1])
+    (batch,) = batches(probe, [0, 1, 2], known=bank)
+    assert [regions is None for regions in batch.regions] == [False, True, False]
+
+
+@pytest.mark.parametrize(("index", "error"), [(2, OSError), (3, DatasetError), (8, KeyError)])
+def test_bad_images_raise(index, error):
+    with pytest.raises(error):
+        batches(Broken(9), [index])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_images_are_skipped_and_named(workers):
+    found = batches(Broken(8), range(8), batch_size=3, on_bad_image="skip", num_workers=workers)
+    assert [b.indices for b in found] == [[0, 1], [4], [6, 7]]
+    reasons = [item for b in found for item in b.skipped]
+    assert reasons == [
+        (2, "OSError: 2.jpg is truncated"),
+        (3, "DatasetError: 3.png has label 999"),
+        (5, "OSError: 5.jpg is truncated"),
+    ]
+    assert all(len(b.images) == 3 for b in found)
+
+
+def test_a_batch_of_bad_images_only():
+    (batch,) = batches(Broken(8), [2, 5], on_bad_image="skip")
+    assert batch.indices == batch.regions == []
+    assert len(batch.skipped) == 2
+
+
+def test_bugs_are_never_skipped():
+    with pytest.raises(KeyError, match="a bug"):
+        batches(Broken(9), [8], on_bad_image="skip")
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (torch.zeros(24, 24), r"\(24, 24\) of torch.float32"),
+        (torch.zeros(3, 24, 24, dtype=torch.int64), "torch.int64"),
+        ([[0.0]], "list"),
+    ],
+)
+def test_what_is_no_image(image, found):
+    class Odd(RandomProbe):
+        def image(self, index):
+            return image
+
+    with pytest.raises(DatasetError, match=f"image 0 of Odd is .*{found}.*; expected"):
+        batches(Odd(1), [0])
+
+
+@pytest.mark.parametrize("other", [torch.zeros(3, 24, 23), torch.zeros(3, 24, 24, dtype=torch.uint8)])
+def test_images_of_one_set_are_alike(other):
+    """Bytes among floats would be taken for values up to 255."""
+
+    class Mixed(RandomProbe):
+        def image(self, index):
+            return super().image(index) if index else other
+
+    with pytest.raises(DatasetError, match="must have one shape and type; found"):
+        batches(Mixed(2), [0, 1])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_global_random_state_is_left_alone(workers):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    batches(RandomProbe(5), range(5), num_workers=workers)
+    assert torch.equal(torch.rand(1), expected)
