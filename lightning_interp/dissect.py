@@ -17,6 +17,7 @@ from lightning_interp.functional.dissection import cyclic_partners
 from lightning_interp.functional.upsampling import Axis, Border, Grid
 from lightning_interp.metrics.agreement import ConceptAgreement, ConceptArea
 from lightning_interp.metrics.values import computed
+from lightning_interp.notices import Notices
 from lightning_interp.options import DissectionOptions, make_options
 from lightning_interp.probing.describe import describe_layers
 from lightning_interp.probing.layer_pass import LabelledBatch, LayerPass
@@ -44,6 +45,7 @@ class Dissector:
         byte_budget: Bytes that may be spent on keeping surviving activations, over all layers; past it a second
             forward pass is made, with the same result.
         on_bad_image: ``"raise"``, or ``"skip"`` images that cannot be read and report how many.
+        loader_timeout: Seconds to wait for a loader process before giving up.
 
     Attributes:
         limit: Probe only the first so many of these images (a trial run); None for all.
@@ -65,6 +67,7 @@ class Dissector:
         top_k: int = 9,
         byte_budget: int = 2**30,
         on_bad_image: BadImage = "raise",
+        loader_timeout: float = 300.0,
     ) -> None:
         _check_probe(probe)
         least = {"batch_size": (batch_size, 1), "num_workers": (num_workers, 0), "top_k": (top_k, 1)}
@@ -77,13 +80,16 @@ class Dissector:
                 raise ValueError(f"{name} must be at least {minimum}, got {value}")
         if on_bad_image not in ("raise", "skip"):
             raise ValueError(f"on_bad_image must be 'raise' or 'skip', got {on_bad_image!r}")
+        if loader_timeout <= 0:
+            raise ValueError(f"loader_timeout must be positive, got {loader_timeout}")
         self.probe, self.layers, self.options = probe, layers, options
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size, self.num_workers, self.loader_timeout = batch_size, num_workers, loader_timeout
         self.top_k, self.byte_budget, self.on_bad_image = top_k, byte_budget, on_bad_image
         self.mask_size = options.mask_size or probe.mask_size
         self.indices = _spread(len(probe), max_samples)
         self.bank = LabelBank(LabelEncoder(probe, self.mask_size), options.images == "all")
         self.limit: int | None = None
+        self._notices = Notices()
         self._infos: dict[str, LayerInfo] = {}
         self._grids: dict[LayerInfo, Grid] = {}
 
@@ -169,8 +175,8 @@ class Dissector:
             notes = ranks.agree(error, (sweep.skipped, sweep.stopped))
             if any(stopped for _, stopped in notes):
                 return None
-            skipped = [bad for bad, _ in notes]
-            sweep.settle({index: reason for bad in skipped for index, reason in bad})
+            skipped = [image for bad, _ in notes for image in bad]
+            sweep.settle(dict(skipped))
             try:
                 sweep.tally()
             except Exception as caught:
@@ -179,8 +185,12 @@ class Dissector:
             if any(notes):
                 return None
             layers = sweep.results()
-        settings = self.settings() | {"num_skipped": sum(map(len, skipped))}
-        return DissectionResult(layers, len(sweep.kept), settings, time.perf_counter() - start, dict(meta or {}))
+        settings = self.settings() | {"num_skipped": len(skipped)}
+        seconds = time.perf_counter() - start
+        result = DissectionResult(layers, len(sweep.kept), settings, seconds, dict(meta or {}))
+        if ranks.rank == 0:
+            self._notices(result, skipped)
+        return result
 
     def settings(self) -> dict[str, Any]:
         """What the numbers depend on, JSON-able."""
@@ -399,6 +409,7 @@ def dissect(
     top_k: int = 9,
     byte_budget: int = 2**30,
     on_bad_image: BadImage = "raise",
+    loader_timeout: float = 300.0,
     progress: Progress | None = None,
 ) -> DissectionResult:
     """Dissect a network outside of training: the result that the callback publishes.
@@ -421,6 +432,7 @@ def dissect(
         top_k: Images to keep a unit.
         byte_budget: Bytes for surviving activations before a second forward pass is made.
         on_bad_image: ``"raise"`` or ``"skip"``.
+        loader_timeout: Seconds to wait for a loader process.
         progress: Called with images done and images in all.
 
     Raises:
@@ -447,6 +459,7 @@ def dissect(
         top_k=top_k,
         byte_budget=byte_budget,
         on_bad_image=on_bad_image,
+        loader_timeout=loader_timeout,
     )
     result = dissector(model, progress=progress)
     assert result is not None  # only should_stop stops it

@@ -232,7 +232,8 @@ def test_non_finite_units_are_named_and_harm_no_other(bad, quantile_on, budget):
     broken = maps.clone()
     broken[6, 1, 2, 3] = broken[6, 1, 0, 0] = broken[8, 1, 5, 5] = bad
     clean = replay(maps, quantile_on=quantile_on, byte_budget=budget)
-    layer = replay(broken, quantile_on=quantile_on, byte_budget=budget)
+    with pytest.warns(UserWarning, match=r"^layer 'layer': 1 of 3 units gave NaN or infinite .* \(1\): not scored$"):
+        layer = replay(broken, quantile_on=quantile_on, byte_budget=budget)
     assert layer.status == ("ok", "non-finite", "ok")
     assert layer.nonfinite.tolist() == [0, 3, 0]
     assert math.isnan(layer.thresholds[1])
@@ -247,7 +248,8 @@ def test_non_finite_units_are_named_and_harm_no_other(bad, quantile_on, budget):
 
 
 def test_every_unit_broken():
-    layer = replay(torch.full((5, 2, 4, 4), math.nan))
+    with pytest.warns(UserWarning, match=r"2 of 2 units gave NaN or infinite activations \(0, 1\)"):
+        layer = replay(torch.full((5, 2, 4, 4), math.nan))
     assert layer.status == ("non-finite", "non-finite")
     assert (layer.top.index == -1).all()
     assert all(math.isfinite(value) for value in layer.scalars().values())
@@ -391,9 +393,9 @@ def test_skipped_images_count_nowhere(budget):
     maps = noise(9, 2, 6, 6)
     with pytest.raises(OSError, match="gone"):
         replay(maps, Flaky(9, 0), byte_budget=budget)
-    result = dissect(
-        Replay(maps), Flaky(9, 0), ["layer"], batch_size=4, quantile=0.03, byte_budget=budget, on_bad_image="skip"
-    )
+    options = {"batch_size": 4, "quantile": 0.03, "byte_budget": budget, "on_bad_image": "skip"}
+    with pytest.warns(UserWarning, match=r"^left out: 1 of 9 images .* image 3: OSError: gone$"):
+        result = dissect(Replay(maps), Flaky(9, 0), ["layer"], **options)
     kept = [i for i in range(9) if i != 3]
     assert result.num_images == 8
     assert result.settings["num_skipped"] == 1

@@ -82,6 +82,7 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
         gallery_rows: Units shown.
         byte_budget: Bytes for surviving activations; past it a second forward pass is made, with the same result.
         on_bad_image: ``"raise"``, or ``"skip"`` images that cannot be read and report how many.
+        loader_timeout: Seconds to wait for a loader process of the probe.
         report: Whether to write ``report.html`` when training ends.
         on_error: What a failing figure, logger or file does: ``"warn"`` or ``"raise"``.
         name: First part of every tag; two callbacks need two names.
@@ -118,6 +119,7 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
         gallery_rows: int = 10,
         byte_budget: int = 2**30,
         on_bad_image: Literal["raise", "skip"] = "raise",
+        loader_timeout: float = 300.0,
         report: bool = True,
         on_error: Literal["warn", "raise"] = "warn",
         name: str = "dissect",
@@ -144,6 +146,7 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
             top_k=top_k,
             byte_budget=byte_budget,
             on_bad_image=on_bad_image,
+            loader_timeout=loader_timeout,
         )
 
     def reset(self) -> None:
