@@ -334,6 +334,30 @@ def test_failing_probe_leaves_no_trace(tmp_path, hook, error):
     assert seen["after"]["hooks"] == 0
 
 
+class Modes(nn.Identity):
+    """Notes in which mode it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled(), self.training))
+        return x
+
+
+def test_probe_of_a_validation_alone_is_out_of_inference_mode(tmp_path):
+    """What a layer keeps of a forward in inference mode would be of no use to a training."""
+    module = make_module()
+    module.features[3] = modes = Modes()
+    make_trainer(tmp_path, callbacks=[make_dissection()]).validate(module, noisy_loader(shuffle=False), verbose=False)
+    description, *rest = modes.seen
+    validation, probe = rest[:4], rest[4:]
+    assert set(validation) == {(True, False, False)}
+    assert {description, *probe} == {(False, False, False)}
+    assert len(probe) == 3
+
+
 def test_validation_alone_runs_in_inference_mode_and_leaves_no_trace(tmp_path):
     module = counting()
     module.features[1].eval()
