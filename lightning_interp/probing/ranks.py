@@ -1,5 +1,6 @@
 """Where processes meet: agreement on what happened, and exact sums. The package's only collectives."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -63,6 +64,15 @@ class Ranks:
         if failures:
             raise ProbeError("the probe failed; " + "; ".join(failures)) from error
         return [other for _, other in outcomes]
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors with those of rank zero, in place; a collective call."""
+        if self.world == 1:
+            return
+        for tensor in tensors:
+            values = tensor.detach().cpu().contiguous()
+            dist.broadcast(values, src=0, group=self.group)
+            tensor.copy_(values)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over the processes, on the CPU; int64 stays exact."""
