@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import time
 
 import numpy as np
 import pytest
@@ -480,3 +481,14 @@ def test_malformed_probe_sets(change, message):
         setattr(probe, name, value)
     with pytest.raises(DatasetError, match=message):
         dissect(small_cnn(), probe, ["2"])
+
+
+def test_a_loader_that_hangs_is_given_up():
+    class Hangs(ReplayProbe):
+        def labels(self, index):
+            if index == 2:
+                time.sleep(30)
+            return super().labels(index)
+
+    with pytest.raises(RuntimeError, match="timed out after 1"):
+        replay(noise(4, 2, 4, 4), Hangs(4), num_workers=1, batch_size=2, loader_timeout=1.0)
