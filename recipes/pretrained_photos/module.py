@@ -67,9 +67,7 @@ class PhotoConcepts(LightningModule):
         lr: Learning rate.
     """
 
-    def __init__(
-        self, num_concepts: int, network: str = LITE0, weights: str | None = None, lr: float = 1e-4
-    ) -> None:
+    def __init__(self, num_concepts: int, network: str = LITE0, weights: str | None = None, lr: float = 1e-4) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.network = load_network(network, weights)
