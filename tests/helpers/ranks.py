@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import tempfile
 import time
@@ -68,7 +69,7 @@ def values(outcomes):
 
 def _received(pipe, process):
     try:
-        return pipe.recv()
+        return pickle.loads(pipe.recv_bytes())
     except EOFError:
         process.join(10)
         return Outcome(signal=-process.exitcode)
@@ -101,4 +102,5 @@ def _rank(fn, rank, world, folder, pipe, args):
         outcome = Outcome(value=fn(rank, world, *args), seconds=time.monotonic() - start)
     except BaseException as error:
         outcome = Outcome(error=f"{type(error).__name__}: {error}", seconds=time.monotonic() - start)
-    pipe.send(outcome)
+    # As bytes: tensors would go through shared memory that ends with this process.
+    pipe.send_bytes(pickle.dumps(outcome))
