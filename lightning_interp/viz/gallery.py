@@ -53,7 +53,9 @@ def unit_gallery(
     head, row = _MARGIN + 30, _TITLE + cell[1] + 10
     page = Image.new("RGB", (width, head + row * len(units) + _MARGIN // 2), _PAGE)
     draw = ImageDraw.Draw(page)
-    _write(draw, (_MARGIN, _MARGIN - 2), f"{clean(layer.layer)}: images that excite each unit most", 15, INK)
+    chance = f"by chance units reach IoU {layer.chance_max_iou:.2f}"
+    end = _write(draw, (_MARGIN, _MARGIN - 2), f"{clean(layer.layer)}: images that excite each unit most", 15, INK)
+    _write(draw, (end + 12, _MARGIN), chance, 12, MUTED)
     for i, unit in enumerate(units):
         top = head + i * row
         _title(draw, summaries[unit], top)

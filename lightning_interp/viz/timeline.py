@@ -32,7 +32,7 @@ def concept_timeline(history: Sequence[Mapping[str, Any]], layer: str) -> "Figur
     concept. Above: the number of detectors by category.
 
     Args:
-        history: One dict a probe, oldest first: ``{"epoch": int, "labels": {layer: list[str | None]},
+        history: One dict a probe, oldest first, epoch -1 before training: ``{"epoch": int, "labels": {layer: list[str | None]},
             "categories": {layer: list[str | None]}}``, None for a unit that is no detector.
         layer: Which layer.
 
@@ -125,4 +125,4 @@ def _label_blocks(axes: "Axes", units: Sequence[Sequence[_Cell]]) -> None:
 
 def _label_probes(axes: "Axes", epochs: Sequence[int]) -> None:
     step = -(-len(epochs) // 14)
-    axes.set_xticks(range(0, len(epochs), step), [str(e) for e in epochs[::step]])
+    axes.set_xticks(range(0, len(epochs), step), ["start" if e < 0 else str(e) for e in epochs[::step]])

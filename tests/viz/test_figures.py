@@ -68,6 +68,11 @@ HISTORY = [
 ]
 
 
+def test_the_probe_before_training_is_called_start():
+    below = concept_timeline([probe_of(-1, "eye"), probe_of(0, "eye")], "layer4").axes[1]
+    assert [label.get_text() for label in below.get_xticklabels()] == ["start", "0"]
+
+
 def test_timeline_cells_by_hand():
     above, below = concept_timeline(HISTORY, "layer4").axes
     grey, blue, orange, sky = (tuple(bytes.fromhex(c)) for c in ("E4E6EA", "0072B2", "E69F00", "56B4E9"))
