@@ -1,5 +1,6 @@
 """Training is bit-identical with and without the callback, whatever else goes on."""
 
+import os
 import random
 from contextlib import nullcontext
 
@@ -125,10 +126,11 @@ SCENARIOS = {
 
 @pytest.fixture(autouse=True)
 def _flags_of_the_trainer():
-    """``Trainer(deterministic=True)`` sets a flag of the whole process and leaves it."""
+    """``Trainer(deterministic=True)`` sets flags of the whole process and leaves them."""
     yield
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
 
 
 def patiently(scenario):
