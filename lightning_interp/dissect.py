@@ -104,9 +104,8 @@ class Dissector:
             example = prepare(image, module, self.probe.normalize)
             infos = describe_layers(module, self.layers, example, forward)
             layers = resolve_layers(module, list(infos))
-            for name, info in infos.items():
-                if info not in self.grids:
-                    self.grids[info] = self._grid(module, layers[name], info, tuple(image.shape[1:]))
+            shape = tuple(image.shape[1:])
+            self.grids = {info: self._grid(module, layers[name], info, shape) for name, info in infos.items()}
         self.infos = infos
         return infos
 
