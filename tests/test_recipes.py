@@ -43,7 +43,7 @@ def test_demo_trains_and_tells(tmp_path, capsys, monkeypatch):
         table = said.split(f"{name}, epoch by epoch\n")[1].split("\n\n")[0].splitlines()
         assert re.split("  +", table[0])[:3] == ["probe", "detectors", "by chance"]
         assert [line.split()[0] for line in table[2:]] == ["start", "0"]
-        units = said.split(f"{name}, best units: ")[1].splitlines()
+        units = said.split(f"{name}, best unit of each concept: ")[1].splitlines()
         assert re.match(r"\d+ of \d+ units detect", units[0])
         assert re.split("  +", units[1])[:4] == ["unit", "concept", "category", "IoU"]
         assert len(units[3].split()) >= 6

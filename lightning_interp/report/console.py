@@ -6,7 +6,7 @@ from lightning_interp.report.html import History
 from lightning_interp.results import LayerDissection
 from lightning_interp.viz.bars import headline
 from lightning_interp.viz.text import clean
-from lightning_interp.viz.units import COLUMNS, unit_table
+from lightning_interp.viz.units import COLUMNS, gallery_units, unit_table
 
 _COUNTS = {
     "detectors": "detectors",
@@ -17,9 +17,13 @@ _COUNTS = {
 }
 
 
-def unit_lines(layer: LayerDissection, rows: int = 10) -> str:
-    """A headline and the ``rows`` best units, one a line."""
-    return f"{headline(layer)}\n{aligned([COLUMNS, *unit_table(layer, rows)])}"
+def unit_lines(layer: LayerDissection, rows: int = 10, *, variety: bool = False) -> str:
+    """A headline and the ``rows`` best units, one a line; with ``variety`` the best of every concept first."""
+    table = unit_table(layer, layer.num_units)
+    if variety:
+        by_unit = {row[0]: row for row in table}
+        table = [by_unit[str(unit)] for unit in gallery_units(layer, rows)]
+    return f"{headline(layer)}\n{aligned([COLUMNS, *table[:rows]])}"
 
 
 def count_lines(history: History, layer: str) -> str:

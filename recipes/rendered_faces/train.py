@@ -43,7 +43,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--faces", type=int, default=4000, help="faces to train on")
     parser.add_argument("--probe-faces", type=int, default=500, help="faces to dissect with")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the TensorBoard log")
@@ -58,7 +58,7 @@ def tell(dissection: NetworkDissection, trainer: Trainer, runs: Path) -> None:
     for name in dissection.result.layers:
         print(f"\n{name}, epoch by epoch\n{count_lines(history, name)}")
     for name, layer in dissection.result.layers.items():
-        print(f"\n{name}, best units: {unit_lines(layer)}")
+        print(f"\n{name}, best unit of each concept: {unit_lines(layer, variety=True)}")
     print(f"\nEvery unit with its images: {Path(trainer.log_dir) / 'interp' / dissection.name / 'report.html'}")
     print(f"TensorBoard: .venv/bin/tensorboard --logdir {runs} --samples_per_plugin images=200")
 
