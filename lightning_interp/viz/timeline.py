@@ -32,8 +32,8 @@ def concept_timeline(history: Sequence[Mapping[str, Any]], layer: str) -> "Figur
     concept. Above: the number of detectors by category.
 
     Args:
-        history: One dict a probe, oldest first, epoch -1 before training: ``{"epoch": int, "labels": {layer: list[str | None]},
-            "categories": {layer: list[str | None]}}``, None for a unit that is no detector.
+        history: One dict a probe, oldest first, epoch -1 before training: ``{"epoch": int, "labels": {layer:
+            list[str | None]}, "categories": {layer: list[str | None]}}``, None for a unit that is no detector.
         layer: Which layer.
 
     Raises:
