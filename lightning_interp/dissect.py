@@ -243,21 +243,8 @@ def dissect(
         model: Any module; it is left exactly as it was.
         probe: The probe set.
         layers: Module paths, globs or ``"auto"``.
-        preset: ``"cvpr2017"`` or ``"pnas2020"``; the next six replace its values
-            (:class:`~lightning_interp.options.DissectionOptions`).
-        quantile: Share of a unit's values above its threshold.
-        quantile_on: ``"low"`` or ``"upsampled"`` values.
-        upsample: ``"cell"``, ``"receptive_field"`` or ``"zero_pad"``.
-        images: ``"category"`` or ``"all"``.
-        iou_threshold: A unit detects a concept if its IoU is above this.
-        mask_size: ``(h, w)`` to count at.
-        batch_size: Images a forward pass; the last batch is padded to it.
-        num_workers: Loader processes.
-        max_samples: Use at most so many images, evenly spaced.
-        top_k: Images to keep a unit.
-        byte_budget: Bytes for surviving activations before a second forward pass is made.
-        on_bad_image: ``"raise"`` or ``"skip"``.
-        loader_timeout: Seconds to wait for a loader process.
+        preset: ``"cvpr2017"`` or ``"pnas2020"``; the next six, from ``quantile`` to ``mask_size``, replace its values:
+            see :class:`~lightning_interp.options.DissectionOptions`. The rest is as in :class:`Dissector`.
         progress: Called with images done and images in all.
 
     Raises:
