@@ -216,7 +216,7 @@ def _check_probe(probe: ProbeSet) -> None:
         raise DatasetError("concept numbers must be different and at least 1 (0 means unlabelled)")
 
 
-def dissect(
+def dissect(  # noqa: D417 - the options are described where they are at home
     model: nn.Module,
     probe: ProbeSet,
     layers: Sequence[str] = ("auto",),
