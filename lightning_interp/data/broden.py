@@ -200,9 +200,7 @@ def _read_table(path: Path, columns: Sequence[str]) -> Iterator[_Line]:
                 if header is None:
                     header = _checked_header(path, number, cells, columns)
                 elif len(cells) != len(header):
-                    raise DatasetError(
-                        f"{path}, line {number}: {len(cells)} cells under {len(header)} columns"
-                    )
+                    raise DatasetError(f"{path}, line {number}: {len(cells)} cells under {len(header)} columns")
                 else:
                     yield _Line(path, number, dict(zip(header, cells, strict=True)))
     except OSError as error:

@@ -41,9 +41,7 @@ class Kind(NamedTuple):
 
 
 # A closed list of formats: PIL also knows some that start other programs.
-PHOTO = Kind(
-    "a photo", ("JPEG", "PNG", "GIF", "BMP"), ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-)
+PHOTO = Kind("a photo", ("JPEG", "PNG", "GIF", "BMP"), ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"))
 INDEX_MASK = Kind("an index mask (grey or palette PNG)", ("PNG",), ("1", "L", "P", "I", "I;16"))
 RGB_MASK = Kind("a Broden label plane (RGB PNG)", ("PNG",), ("RGB",))
 
@@ -175,9 +173,7 @@ class Files:
     def _open(self, name: str, kind: Kind, source: Path | BytesIO) -> Iterator[ImageFile.ImageFile]:
         """The image with its header read and checked; what PIL raises becomes a ``DatasetError``."""
         if ImageFile.LOAD_TRUNCATED_IMAGES:
-            raise DatasetError(
-                "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True: damaged images would pass unseen"
-            )
+            raise DatasetError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True: damaged images would pass unseen")
         path = self.root / name
         try:
             with Image.open(source, formats=kind.formats) as image:
@@ -275,9 +271,7 @@ def translate(values: NDArray[np.int32], table: NDArray[np.int32], path: Path) -
     numbers = table[values]
     if (unknown := numbers < 0).any():
         row, column = np.argwhere(unknown)[0]
-        raise DatasetError(
-            f"{path}: label {values[row, column]} at row {row}, column {column} is not declared"
-        )
+        raise DatasetError(f"{path}: label {values[row, column]} at row {row}, column {column} is not declared")
     return numbers
 
 
@@ -290,9 +284,7 @@ def nearest(plane: NDArray[np.int32], size: Size) -> NDArray[np.int32]:
         >>> nearest(np.array([[1, 2, 3, 4]], dtype=np.int32), (1, 2)).tolist()
         [[2, 4]]
     """
-    rows, columns = (
-        (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, plane.shape, strict=True)
-    )
+    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, plane.shape, strict=True))
     return plane[np.ix_(rows, columns)]
 
 

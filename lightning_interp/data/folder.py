@@ -80,13 +80,9 @@ class SegmentationFolder(PhotoSet):
         categories = sorted({concept.category for concept in concepts})
         folders = _mask_folders(files.root, categories)
         photos = _photos(files)
-        super().__init__(
-            files, list(photos.values()), concepts, size=size, mask_size=mask_size, normalize=normalize
-        )
+        super().__init__(files, list(photos.values()), concepts, size=size, mask_size=mask_size, normalize=normalize)
         self._sizes = [files.size(photo, PHOTO) for photo in self.photos]
-        self._masks = [
-            _masks(files, stem, folders, size) for stem, size in zip(photos, self._sizes, strict=True)
-        ]
+        self._masks = [_masks(files, stem, folders, size) for stem, size in zip(photos, self._sizes, strict=True)]
         self._table = number_table({c.number: c.number for c in concepts} | {unlabelled: 0})
         self._members = {category: np.zeros(MAX_NUMBER + 1, dtype=bool) for category in categories}
         for concept in concepts:
@@ -107,9 +103,7 @@ class SegmentationFolder(PhotoSet):
                     planes.setdefault(category, []).append(torch.from_numpy(plane))
         return Labels({category: torch.stack(own) for category, own in planes.items()})
 
-    def _by_category(
-        self, folder: str, numbers: NDArray[np.int32]
-    ) -> Iterator[tuple[str, NDArray[np.int32]]]:
+    def _by_category(self, folder: str, numbers: NDArray[np.int32]) -> Iterator[tuple[str, NDArray[np.int32]]]:
         """The planes that a mask stands for: one for its category folder, or one for each category in it."""
         if folder:
             yield folder, numbers
@@ -128,9 +122,7 @@ def read_classes(path: Path) -> tuple[tuple[Concept, ...], int]:
     if isinstance(content, dict) and "classes" in content:
         content, unlabelled = content["classes"], content.get("unlabelled", 0)
     if type(unlabelled) is not int or not 0 <= unlabelled <= MAX_NUMBER:
-        raise DatasetError(
-            f"{path}: 'unlabelled' is {_shown(unlabelled)}, not a whole number in 0...{MAX_NUMBER}"
-        )
+        raise DatasetError(f"{path}: 'unlabelled' is {_shown(unlabelled)}, not a whole number in 0...{MAX_NUMBER}")
     concepts: dict[int, Concept] = {}
     names: set[tuple[str, str]] = set()
     for where, number, name, category in _entries(path, content):
@@ -178,9 +170,7 @@ def _photos(files: Files) -> dict[str, str]:
     for path in _listed(files.root / "images"):
         if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."):
             if path.stem in photos:
-                raise DatasetError(
-                    f"{path}: {photos[path.stem]} has the same stem, and a mask belongs to one"
-                )
+                raise DatasetError(f"{path}: {photos[path.stem]} has the same stem, and a mask belongs to one")
             photos[path.stem] = files.locate(path.name, "images")
     return dict(sorted(photos.items()))
 
@@ -189,9 +179,7 @@ def _mask_folders(root: Path, categories: Sequence[str]) -> tuple[str, ...]:
     """The category folders below ``masks/``, after ``""`` for ``masks/`` itself."""
     folders = [path.name for path in _listed(root / "masks") if path.is_dir()]
     if unknown := [name for name in folders if name not in categories]:
-        raise DatasetError(
-            f"{root / 'masks' / unknown[0]}: no class has this category; there are {categories}"
-        )
+        raise DatasetError(f"{root / 'masks' / unknown[0]}: no class has this category; there are {categories}")
     return ("", *folders)
 
 

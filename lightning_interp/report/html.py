@@ -46,9 +46,7 @@ class Line(NamedTuple):
 History = Sequence[tuple[str, Mapping[str, float]]]
 
 
-def write_report(
-    result: DissectionResult, probe: ProbeSet, folder: str | Path, history: History = ()
-) -> Path:
+def write_report(result: DissectionResult, probe: ProbeSet, folder: str | Path, history: History = ()) -> Path:
     """Write ``report.html`` and, beside it, ``report_images/``; the page needs no network.
 
     Args:
@@ -76,9 +74,7 @@ def write_report(
     return folder / PAGE
 
 
-def _layer(
-    result: DissectionResult, name: str, probe: ProbeSet, folder: Path, history: History
-) -> dict[str, Any]:
+def _layer(result: DissectionResult, name: str, probe: ProbeSet, folder: Path, history: History) -> dict[str, Any]:
     layer = result.layers[name]
     size = result.settings.get("mask_size", probe.mask_size)
     known = [(epoch, scalars) for epoch, scalars in history if f"{name}/detectors" in scalars]
@@ -96,9 +92,7 @@ def _layer(
     }
 
 
-def _write_images(
-    layer: LayerDissection, probe: ProbeSet, mask_size: tuple[int, int], folder: Path
-) -> dict[int, str]:
+def _write_images(layer: LayerDissection, probe: ProbeSet, mask_size: tuple[int, int], folder: Path) -> dict[int, str]:
     """One strip a scored unit; gives their places relative to the page."""
 
     @lru_cache(_CACHED_IMAGES)

@@ -32,9 +32,7 @@ def voc(tmp_path: Path) -> VOCSegmentation:
     base = tmp_path / "VOCdevkit/VOC2012"
     for position, name in enumerate(("2007_1", "2007_0")):
         save_photo(base / f"JPEGImages/{name}.jpg", 50 + 50 * position)
-        save_mask(
-            base / f"SegmentationClass/{name}.png", np.array([[0, 255, 15, 15], [20, 1, 255, position]])
-        )
+        save_mask(base / f"SegmentationClass/{name}.png", np.array([[0, 255, 15, 15], [20, 1, 255, position]]))
     (base / "ImageSets/Segmentation").mkdir(parents=True)
     (base / "ImageSets/Segmentation/train.txt").write_text("2007_1\n2007_0\n")
     return VOCSegmentation(str(tmp_path), image_set="train", transform=lambda image: None)

@@ -63,12 +63,7 @@ def test_locate(files: Files) -> None:
     (files.root / "out.png").symlink_to(files.root.parent / "secret.png")
     (files.root / "outside").symlink_to(files.root.parent)
     (files.root / "loop.png").symlink_to(files.root / "loop.png")
-    assert (
-        files.locate("a.png", "sub")
-        == files.locate("sub/a.png")
-        == files.locate("./sub/a.png")
-        == "sub/a.png"
-    )
+    assert files.locate("a.png", "sub") == files.locate("sub/a.png") == files.locate("./sub/a.png") == "sub/a.png"
     assert files.locate("link.png") == "link.png"
     for name, message in (
         ("../secret.png", "'..' are refused"),
@@ -222,9 +217,7 @@ def test_verify_finds_zeroed_bytes_that_decode(files: Files) -> None:
     Image.fromarray(noise).save(files.root / "sub/a.jpg")
     path = files.root / "sub/a.jpg"
     good = path.read_bytes()
-    assert json.loads(write_manifest(files.root).read_text()) == {
-        "sub/a.jpg": hashlib.sha256(good).hexdigest()
-    }
+    assert json.loads(write_manifest(files.root).read_text()) == {"sub/a.jpg": hashlib.sha256(good).hexdigest()}
     checked = Files.below(files.root, verify=True)
     assert torch.equal(checked.photo(checked.locate("a.jpg", "sub"), None), files.photo("sub/a.jpg", None))
     before = files.photo("sub/a.jpg", None)

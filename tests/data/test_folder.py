@@ -65,9 +65,7 @@ def test_one_mask_is_split_by_category(root: Path) -> None:
 def test_category_folders_add_planes(root: Path) -> None:
     full = np.full((2, 4), 1, dtype=np.uint8)
     Image.fromarray(full).save(root / "masks/object/a.png")
-    Image.fromarray(np.array([[300, 300, 0, 1], [0, 0, 0, 0]], dtype=np.uint16)).save(
-        root / "masks/material/a.png"
-    )
+    Image.fromarray(np.array([[300, 300, 0, 1], [0, 0, 0, 0]], dtype=np.uint16)).save(root / "masks/material/a.png")
     planes = SegmentationFolder(root, **SMALL)[0].labels.planes
     assert planes["object"].tolist() == [[[0, 1, 1, 0], [1, 0, 1, 1]], full.tolist()]
     # In a category folder every number counts for that category: face is an object and a material here.

@@ -68,9 +68,7 @@ def write_tables(root: Path, tables: Tables) -> None:
     write_csv(root / "label.csv", ("number", "name", "category", "frequency", "coverage", "syns"), labels)
     for category in tables.categories:
         members = [
-            (number, name, shares[category])
-            for number, (name, shares) in tables.labels.items()
-            if category in shares
+            (number, name, shares[category]) for number, (name, shares) in tables.labels.items() if category in shares
         ]
         write_csv(
             root / f"c_{category}.csv",

@@ -50,9 +50,7 @@ def make_module(package="pytorch_lightning", *, validation=True, log_in_forward=
 def loader(num=24, batch_size=6, shuffle=True, workers=0):
     generator = torch.Generator().manual_seed(1)
     data = TensorDataset(torch.rand(num, 3, 24, 24, generator=generator), torch.arange(num) % 2)
-    return DataLoader(
-        data, batch_size=batch_size, shuffle=shuffle, num_workers=workers, persistent_workers=workers > 0
-    )
+    return DataLoader(data, batch_size=batch_size, shuffle=shuffle, num_workers=workers, persistent_workers=workers > 0)
 
 
 def make_trainer(path, package="pytorch_lightning", **options):

@@ -97,4 +97,3 @@ def test_hostile_names_stay_text(tmp_path):
     assert "<script>alert(1)</script>" in page.text
     assert "{{ 7 * 7 }}" in page.text
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "report_images", "b"}
-
