@@ -125,7 +125,7 @@ def against_forward(device, precision_name, images, rounds, batch_size=32):
     last, every = dissector(probe, ["layer4"], batch_size), dissector(probe, STAGES, batch_size)
 
     def without_chance():
-        with patch("lightning_interp.dissect.cyclic_partners", return_value={}):
+        with patch("lightning_interp.sweep.cyclic_partners", return_value={}):
             last(model, forward=forward)
 
     seconds = race(
