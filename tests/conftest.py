@@ -9,6 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
+
+# Imported here, for Lightning and dynamo set environment variables of their own when they are.
+import lightning_interp  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 # Lightning sets these for the rest of the process.
