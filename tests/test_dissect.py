@@ -492,3 +492,17 @@ def test_a_loader_that_hangs_is_given_up():
 
     with pytest.raises(RuntimeError, match="timed out after 1"):
         replay(noise(4, 2, 4, 4), Hangs(4), num_workers=1, batch_size=2, loader_timeout=1.0)
+
+
+@pytest.mark.parametrize(("quantile_on", "budget"), [("low", 2**30), ("upsampled", 2**30), ("low", 0)])
+def test_slices_of_a_batch_change_nothing(monkeypatch, quantile_on, budget):
+    probe, model = RandomProbe(11), small_cnn()
+    options = {"quantile": 0.03, "quantile_on": quantile_on}
+    whole = dissect(model, probe, ["2"], batch_size=4, **options)["2"]
+    # Three images of 6 x 6 x 6 values at a time, so that slices and batches end at different places.
+    monkeypatch.setattr("lightning_interp.probing.layer_pass._VALUES_AT_A_TIME", 3 * 216)
+    sliced = dissect(model, probe, ["2"], batch_size=4, byte_budget=budget, **options)["2"]
+    expected = dissect_dense(activations(model, model.get_submodule("2"), probe), probe, **options)
+    for layer in (whole, sliced):
+        assert_equal(layer, expected)
+    assert np.array_equal(whole.top.index, sliced.top.index)

@@ -19,8 +19,10 @@ from lightning_interp.metrics.values import computed
 from lightning_interp.options import DissectionOptions
 from lightning_interp.probing.layers import LayerInfo
 
-# Upsampled pixels held at a time: enough to keep the cores busy, few enough to stay in their caches.
+# Upsampled pixels, and values of maps, worked on at a time: enough to keep the cores busy, few enough to stay in
+# their caches.
 _PIXELS_AT_A_TIME = 2**19
+_VALUES_AT_A_TIME = 2**22
 # While fewer than m values are known, cells below the quantile at this many times the share are not kept.
 _GUESS_MARGIN = 8.0
 
@@ -97,6 +99,16 @@ class LayerPass:
         expected = (self.info.units, self.info.height, self.info.width)
         if tuple(maps.shape[1:]) != expected:
             raise ValueError(f"layer '{self.info.name}' gave maps {tuple(maps.shape[1:])}, {expected} before")
+        parts = [
+            Cells(first + cells.image, *cells[1:])
+            for first, few in _slices(maps)
+            for cells in [self._take(few, indices[first : first + len(few)])]
+        ]
+        if not self.overflowed:
+            self._keep(Cells(*(torch.cat(field) for field in zip(*parts, strict=True))))
+
+    def _take(self, maps: Tensor, indices: Tensor) -> Cells:
+        """Take in a few maps; gives the cells that may still matter."""
         peaks, low = maps.amax((2, 3)), maps.amin((2, 3))
         self.health.update(maps, low, peaks)
         self._set_aside_broken()
@@ -105,11 +117,8 @@ class LayerPass:
         self.top.update(maps, peaks, indices)
         if self.options.quantile_on == "low":
             self.values.update(maps.transpose(0, 1).flatten(1))
-            cells = hot_cells(maps, peaks, self._assume(), self.grid)
-        else:
-            cells = self._take_upsampled(hot_cells(maps, peaks, self.values.bound, self.grid))
-        if not self.overflowed:
-            self._keep(cells)
+            return hot_cells(maps, peaks, self._assume(), self.grid)
+        return self._take_upsampled(hot_cells(maps, peaks, self.values.bound, self.grid))
 
     def _assume(self) -> Tensor:
         """Bound for the cells to keep: proven, or at first guessed and checked in :meth:`settle`.
@@ -159,11 +168,6 @@ class LayerPass:
         if bool((self.thresholds < self._assumed).any()):
             self.overflowed, self._cells = True, []
 
-    @property
-    def num_batches(self) -> int:
-        """Batches taken in whose surviving cells are held."""
-        return len(self._cells)
-
     def tally(self, batch: int, labels: LabelledBatch) -> None:
         """Count the active pixels of one batch taken in before."""
         kept = self._cells[batch]
@@ -172,8 +176,9 @@ class LayerPass:
 
     def tally_maps(self, maps: Tensor, labels: LabelledBatch) -> None:
         """Count the active pixels of maps ``(n, U, h, w)`` seen again, now that the thresholds are known."""
-        maps = maps.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-        self._count(hot_cells(maps, maps.amax((2, 3)), self.thresholds, self.grid), labels)
+        for first, few in _slices(maps.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)):
+            cells = hot_cells(few, few.amax((2, 3)), self.thresholds, self.grid)
+            self._count(Cells(first + cells.image, *cells[1:]), labels)
 
     def _count(self, cells: Cells, labels: LabelledBatch) -> None:
         for chunk in _chunks(cells, self.grid):
@@ -181,6 +186,12 @@ class LayerPass:
             self.agreement.update(*pixels, *labels.own)
             if labels.partner is not None:
                 self.chance.update(*pixels, *labels.partner)
+
+
+def _slices(maps: Tensor) -> list[tuple[int, Tensor]]:
+    """The maps a few images at a time, each slice with its first row: what is computed on them takes several copies."""
+    size = max(1, _VALUES_AT_A_TIME // maps[0].numel())
+    return [(i * size, few) for i, few in enumerate(torch.split(maps, size))]
 
 
 def _reaches(cells: Cells, bound: Tensor) -> Tensor:
