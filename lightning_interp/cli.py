@@ -95,7 +95,7 @@ def load_checkpoint(model: LightningModule, path: Path) -> dict[str, Any]:
         # The reader of a file that is no checkpoint may fail in any way.
         text = " ".join(str(error).split())
         raise InterpError(f"cannot load {path}: {type(error).__name__}: {text[:300]}") from error
-    when = {key: saved[key] for key in ("epoch", "global_step") if weights is not saved}
+    when = {key: saved[key] for key in ("epoch", "global_step") if weights is not saved and key in saved}
     return {"checkpoint": path.name, **when}
 
 

@@ -99,8 +99,8 @@ class Dissector:
             LayerError: If a layer is unknown, does not run exactly once, or gives no ``(B, U, H, W)`` map.
             DatasetError: If the first image cannot be read.
         """
-        image = self._example()[None]
         with probing(module):
+            image = self._example()[None]
             example = prepare(image, module, self.probe.normalize)
             infos = describe_layers(module, self.layers, example, forward)
             layers = resolve_layers(module, list(infos))
@@ -113,7 +113,7 @@ class Dissector:
         for index in self.indices:
             try:
                 return checked_image(self.probe, index)
-            except (DatasetError, OSError):
+            except Exception:
                 if self.on_bad_image == "raise":
                     raise
         raise DatasetError("no image of the probe set can be read")
@@ -126,9 +126,7 @@ class Dissector:
         axes = []
         for axis in (0, 1):
             first, step = receptive_axis(module, layer, info.name, (image[1], image[2]), image[0], axis)
-            scale = self.mask_size[axis] / image[1 + axis]
-            # NetDissect divides the centre in whole numbers (upsample.upsampleL).
-            axes.append(Axis(shape[axis], self.mask_size[axis], float(np.floor(first * scale)), step * scale))
+            axes.append(_anchored(shape[axis], image[1 + axis], self.mask_size[axis], first, step))
         return Grid(*axes)
 
     def __call__(
@@ -162,6 +160,7 @@ class Dissector:
         sweep = Sweep(self, module, ranks, forward, progress, should_stop)
         with probing(module):
             # Between two steps of DDP each process has batch statistics of its own; rank zero's are saved.
+            ranks.agree(None)
             ranks.share(module.buffers())
             error: Exception | None = None
             try:
@@ -199,6 +198,14 @@ class Dissector:
         }
 
 
+def _anchored(length: int, pixels: int, size: int, first: int, step: float) -> Axis:
+    """Receptive-field centres on the mask: in whole numbers where NetDissect has them (``upsample.upsampleL``)."""
+    reduction = pixels // size
+    if reduction and pixels // reduction == size and step % reduction == 0:
+        return Axis(length, size, first // reduction, step // reduction)
+    return Axis(length, size, float(np.floor(first * size / pixels)), step * size / pixels)
+
+
 def _spread(length: int, most: int | None) -> list[int]:
     """At most ``most`` indices, evenly spaced: the start of a set sorted by name would be no fair sample."""
     if most is None or most >= length:
@@ -207,6 +214,8 @@ def _spread(length: int, most: int | None) -> list[int]:
 
 
 def _check_probe(probe: ProbeSet) -> None:
+    if not isinstance(probe, ProbeSet):
+        raise DatasetError(f"probe must be a ProbeSet, got {type(probe).__name__}; subclass ProbeSet for your own data")
     if not len(probe):
         raise DatasetError("the probe set is empty")
     if not probe.concepts:

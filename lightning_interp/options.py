@@ -1,6 +1,6 @@
 """How to dissect: the definitions in which published Network Dissection codes differ."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -50,9 +50,9 @@ class DissectionOptions:
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
         if self.mask_size is not None:
-            size = tuple(self.mask_size)
-            if len(size) != 2 or min(size) < 1:
-                raise ValueError(f"mask_size must be two sizes of at least 1, got {self.mask_size}")
+            size = tuple(self.mask_size) if isinstance(self.mask_size, Sequence) else ()
+            if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
+                raise ValueError(f"mask_size must be two whole numbers of at least 1, got {self.mask_size!r}")
             object.__setattr__(self, "mask_size", size)
 
     def as_dict(self) -> dict[str, Any]:
@@ -71,8 +71,9 @@ PRESETS: Mapping[str, DissectionOptions] = MappingProxyType(
 def make_options(preset: str, **overrides: Any) -> DissectionOptions:
     """A preset with some of its options replaced; an override of None keeps the preset's.
 
-    ``"cvpr2017"`` is Bau et al. 2017; ``"pnas2020"`` is Bau et al. 2020, who counted at a quarter of the input's
-    size (give ``mask_size=(56, 56)`` for 224 px).
+    ``"cvpr2017"`` is Bau et al. 2017 with cell anchors, as every PyTorch code has them; the paper's own are
+    ``upsample="receptive_field"``, which must be measured first and which some networks lack. ``"pnas2020"`` is Bau et
+    al. 2020, who counted at a quarter of the input's size (give ``mask_size=(56, 56)`` for 224 px).
 
     Raises:
         ValueError: If the preset is unknown or an option out of range.

@@ -116,8 +116,13 @@ class LayerDissection:
 
     @cached_property
     def best(self) -> Ints:
-        """``(U,)`` int64, column of each unit's best concept (the first of equals), -1 for a unit without one."""
-        return _best(self.iou)
+        """``(U,)`` int64, column of each unit's best concept, -1 for a unit without one.
+
+        Of equals the one of the first category, then of the first column, as in :attr:`rows`.
+        """
+        order = np.argsort(self.concept_category, kind="stable")
+        best = _best(self.iou[:, order])
+        return np.where(best >= 0, order[best], -1)
 
     @cached_property
     def best_iou(self) -> Floats:
@@ -136,8 +141,12 @@ class LayerDissection:
 
     @cached_property
     def beats_chance(self) -> NDArray[np.bool_]:
-        """``(U,)``: whether the unit's best IoU is above the layer's null maximum."""
-        return np.nan_to_num(self.best_iou, nan=-1.0) > self.chance_max_iou
+        """``(U,)``: whether the unit's best IoU is above the layer's null maximum.
+
+        Never where there is none: a single image cannot be paired with another's labels.
+        """
+        known = bool(self.chance.unit_area.any())
+        return known & (np.nan_to_num(self.best_iou, nan=-1.0) > self.chance_max_iou)
 
     @cached_property
     def is_detector(self) -> NDArray[np.bool_]:

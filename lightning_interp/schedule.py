@@ -11,7 +11,8 @@ class Every:
         n_epochs: Epochs from one probe to the next; the first epoch is always probed, so that every score has a
             value from the start.
         at_start: Probe before training too: the untrained network is the reference.
-        at_end: Probe the last epoch too, whenever the one before was.
+        at_end: Probe the last of ``max_epochs`` epochs too, whenever the one before was; training that ends otherwise
+            (``max_steps``, early stopping) is not known to be at its last epoch.
 
     Raises:
         ValueError: If ``n_epochs`` is below 1.

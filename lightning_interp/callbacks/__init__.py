@@ -1,0 +1,5 @@
+"""Callbacks for a Lightning ``Trainer``."""
+
+from lightning_interp.callbacks.dissection import NetworkDissection
+
+__all__ = ["NetworkDissection"]

@@ -15,12 +15,14 @@ from lightning_interp.logging.adapters import shows, write
 from lightning_interp.logging.artifacts import Artifact, Scalars, safe_tag
 from lightning_interp.logging.guard import Guard
 from lightning_interp.probing.ranks import Ranks
+from lightning_interp.probing.session import same_random_state
 from lightning_interp.schedule import Every
 
 Result = TypeVar("Result")
 
 Output = tuple[type[Artifact], Callable[[], Artifact]]
 
+_LOGGING = ("log", "log_dict")
 _SHARDED = {"FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"}
 
 
@@ -139,7 +141,7 @@ class ProbeCallback(Callback, Generic[Result]):
         self._ranks = Ranks.connect(timedelta(seconds=self.timeout))
         error: Exception | None = None
         try:
-            with _quiet(pl_module):
+            with same_random_state(), _quiet(pl_module):
                 self.prepare(pl_module, _forward(trainer, pl_module))
         except Exception as caught:
             error = caught
@@ -164,14 +166,14 @@ class ProbeCallback(Callback, Generic[Result]):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe here if there is no validation."""
-        if self._active and not trainer.enable_validation and self._due(trainer):
+        if self._active and not _validates(trainer) and self._due(trainer):
             self._run(trainer, pl_module, trainer.current_epoch)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sum up, if anything was probed."""
         folder = self._folder(trainer)
         if self.result is not None and trainer.is_global_zero and not is_trial(trainer):
-            with self._guard("report"):
+            with same_random_state(), self._guard("report"):
                 self.finish(self.result, folder)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -206,9 +208,10 @@ class ProbeCallback(Callback, Generic[Result]):
         root = self._folder(trainer)
         if is_trial(trainer) or not trainer.is_global_zero:
             return
-        with self._guard("files"):
-            self.save(result, root / folder)
-        self._write_all(trainer, self.artifacts(result))
+        with same_random_state():
+            with self._guard("files"):
+                self.save(result, root / folder)
+            self._write_all(trainer, self.artifacts(result))
 
     def _folder(self, trainer: Trainer) -> Path:
         # trainer.log_dir is a collective call: every process must come here.
@@ -243,6 +246,12 @@ def _is_first(trainer: Trainer) -> bool:
     return trainer.global_step == 0 and trainer.current_epoch == 0
 
 
+def _validates(trainer: Trainer) -> bool:
+    """Whether a validation will end; a loader may turn out to be empty."""
+    empty = trainer.val_dataloaders is not None and sum(trainer.num_val_batches) == 0
+    return trainer.enable_validation and not empty
+
+
 def _base_names(thing: object) -> set[str]:
     """Class names along the base classes: the same class may come from either of Lightning's two packages."""
     return {base.__name__ for base in type(thing).__mro__}
@@ -268,13 +277,13 @@ def _forward(trainer: Trainer, pl_module: LightningModule) -> Callable[[Tensor],
 def _quiet(pl_module: LightningModule) -> Iterator[None]:
     """Keep a ``forward`` that logs from logging the probe's images as if they were the user's."""
     modules = [m for m in pl_module.modules() if "LightningModule" in _base_names(m)]
-    names = ("log", "log_dict")
+    kept = [(m, {name: m.__dict__[name] for name in _LOGGING if name in m.__dict__}) for m in modules]
     try:
         for module in modules:
-            for name in names:
-                module.__dict__[name] = lambda *args, **kwargs: None
+            module.__dict__.update(dict.fromkeys(_LOGGING, lambda *args, **kwargs: None))
         yield
     finally:
-        for module in modules:
-            for name in names:
+        for module, own in kept:
+            for name in _LOGGING:
                 module.__dict__.pop(name, None)
+            module.__dict__.update(own)

@@ -52,7 +52,7 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
     - ``.../<category>/detectors``, ``.../<category>/unique_detectors``;
     - ``.../born``, ``.../died``, ``.../changed``: units that became, ceased to be, or went over to detecting
       something else since the last probe; ``.../invalid_units``: constant, or with a NaN or infinity;
-    - ``dissect/seconds``: what the probe cost.
+    - ``dissect/seconds``: wall time of the probe, without figures and files.
 
     To loggers that show them: ``dissect/<layer>/units`` and ``.../best_units`` (galleries: the same units in the
     same rows every epoch; the best units of this epoch), ``.../concepts`` (bar chart), ``.../timeline`` (units by

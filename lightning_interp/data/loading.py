@@ -67,7 +67,7 @@ class _Items(Dataset[Loaded]):
         try:
             image = checked_image(self.encoder.probe, index)
             return index, image, None if index in self.known else self.encoder(index)
-        except (DatasetError, OSError) as error:
+        except Exception as error:
             if self.on_bad_image == "raise":
                 raise
             return index, f"{type(error).__name__}: {error}", None

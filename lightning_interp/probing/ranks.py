@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -70,8 +71,9 @@ class Ranks:
         if self.world == 1:
             return
         for tensor in tensors:
-            values = tensor.detach().cpu().contiguous()
-            dist.broadcast(values, src=0, group=self.group)
+            values = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            # As bytes, for gloo knows few types.
+            dist.broadcast(values.reshape(-1).view(torch.uint8), src=0, group=self.group)
             tensor.copy_(values)
 
     def sum(self, values: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def probing(module: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         restore_buffers = _keep_buffers(module)
-        restore_random = _keep_random_state()
+        stack.enter_context(same_random_state())
         try:
             for part, _ in flags:
                 part.training = False
@@ -35,7 +35,6 @@ def probing(module: nn.Module) -> Iterator[None]:
             for part, flag in flags:
                 part.training = flag
             restore_buffers()
-            restore_random()
 
 
 def _keep_buffers(module: nn.Module) -> Callable[[], None]:
@@ -56,15 +55,16 @@ def _keep_buffers(module: nn.Module) -> Callable[[], None]:
     return restore
 
 
-def _keep_random_state() -> Callable[[], None]:
+@contextmanager
+def same_random_state() -> Iterator[None]:
+    """Leave the random state of Python, NumPy, torch and CUDA as it was; a probe set may draw or seed as it likes."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
-
-    def restore() -> None:
+    try:
+        yield
+    finally:
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_rng_state(cpu)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
-
-    return restore
