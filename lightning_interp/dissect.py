@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from lightning_interp.data.bank import LabelBank, LabelEncoder
-from lightning_interp.data.loading import BadImage, checked_image
+from lightning_interp.data.loading import BAD_IMAGE_ERRORS, BadImage, checked_image
 from lightning_interp.data.probe import ProbeSet
 from lightning_interp.errors import DatasetError
 from lightning_interp.functional.upsampling import Axis, Border, Grid
@@ -113,7 +113,7 @@ class Dissector:
         for index in self.indices:
             try:
                 return checked_image(self.probe, index)
-            except Exception:
+            except BAD_IMAGE_ERRORS:
                 if self.on_bad_image == "raise":
                     raise
         raise DatasetError("no image of the probe set can be read")

@@ -15,7 +15,7 @@ from lightning_interp.metrics.values import computed
 from lightning_interp.probing.layer_pass import LabelledBatch, LayerPass
 from lightning_interp.probing.layers import resolve_layers
 from lightning_interp.probing.ranks import Ranks
-from lightning_interp.probing.runner import Forward, Stopped, module_device, run
+from lightning_interp.probing.runner import Forward, Stopped, module_device, run, statistics_device
 from lightning_interp.results import LayerDissection, Tallies, TopImages
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Sweep:
                 num_categories=len(self.own.probe.categories),
                 top_k=self.own.top_k,
                 byte_budget=self.own.byte_budget // len(infos),
-                device=module_device(self.module),
+                device=statistics_device(self.module),
                 sync=sync,
             )
         self._run(self)
@@ -134,7 +134,7 @@ class Sweep:
 
     def labels(self, indices: list[int]) -> LabelledBatch:
         """Labels of a batch and of its images' partners, on the network's device."""
-        device = module_device(self.module)
+        device = statistics_device(self.module)
 
         def of(images: list[int]) -> tuple[Any, Tensor]:
             regions = self.own.bank.batch(images)

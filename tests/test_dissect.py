@@ -506,3 +506,8 @@ def test_slices_of_a_batch_change_nothing(monkeypatch, quantile_on, budget):
     for layer in (whole, sliced):
         assert_equal(layer, expected)
     assert np.array_equal(whole.top.index, sliced.top.index)
+
+
+def test_probe_must_be_a_probe_set():
+    with pytest.raises(DatasetError, match="probe must be a ProbeSet, got list"):
+        dissect(small_cnn(), [1, 2], ["2"])

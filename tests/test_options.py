@@ -29,8 +29,10 @@ def test_overrides_replace_and_none_keeps():
         ({"quantile_on": "high"}, "quantile_on must be one of low, upsampled; got 'high'"),
         ({"upsample": "nearest"}, "upsample must be one of cell, receptive_field, zero_pad; got 'nearest'"),
         ({"images": "some"}, "images must be one of category, all; got 'some'"),
-        ({"mask_size": (5,)}, "mask_size must be two sizes"),
-        ({"mask_size": (0, 5)}, "mask_size must be two sizes"),
+        ({"mask_size": (5,)}, "mask_size must be two whole numbers"),
+        ({"mask_size": 8}, "mask_size must be two whole numbers of at least 1, got 8"),
+        ({"mask_size": (8.5, 8)}, "mask_size must be two whole numbers"),
+        ({"mask_size": (0, 5)}, "mask_size must be two whole numbers"),
     ],
 )
 def test_values_out_of_range_are_named(override, message):

@@ -153,3 +153,18 @@ def test_results_are_frozen():
         layer.layer = "other"
     assert {f.name for f in dataclasses.fields(LayerDissection)} >= {"tallies", "chance", "thresholds"}
     assert len(CONCEPTS) == layer.tallies.intersection.shape[1]
+
+
+def test_of_tied_categories_every_output_names_the_same_concept():
+    tied = (Concept(1, "hat", "part"), Concept(2, "cap", "object"))
+    layer = counted_layer([[50, 50]], [[0, 0]], tied)
+    (row,) = layer.rows
+    assert layer.categories == ("object", "part")
+    assert (row.best[1].label, layer.concepts[layer.best[0]].name) == ("cap", "cap")
+
+
+def test_without_a_null_nothing_beats_it():
+    layer = counted_layer([[50, 0, 0, 0]], [[0, 0, 0, 0]])
+    alone = dataclasses.replace(layer, chance=dataclasses.replace(layer.chance, unit_area=layer.chance.unit_area * 0))
+    assert layer.beats_chance.tolist() == [True]
+    assert alone.beats_chance.tolist() == [False]

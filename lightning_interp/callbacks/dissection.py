@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_interp._extras import available
-from lightning_interp._lightning import LightningModule, Trainer, rank_zero_info
+from lightning_interp._lightning import LightningModule, Trainer, rank_zero_info, rank_zero_warn
 from lightning_interp.callbacks.base import Output, ProbeCallback, is_trial
 from lightning_interp.data.probe import ProbeSet
 from lightning_interp.dissect import Dissector
@@ -155,10 +155,13 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
         self.history: list[dict[str, Any]] = []
         self._gallery: dict[str, list[int]] = {}
         self._laid_out = False
+        self._together: list[NetworkDissection] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """As every probe; ``fast_dev_run`` probes one batch."""
         super().setup(trainer, pl_module, stage)
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+        self._together = [c for c in callbacks if isinstance(c, NetworkDissection)]
         self.dissector.limit = self.dissector.batch_size if is_trial(trainer) else None
         if not available("matplotlib"):
             rank_zero_info(f"{self.name}: without matplotlib there are no charts: pip install 'lightning-interp[viz]'")
@@ -197,7 +200,9 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
         """Galleries, charts, tables and histograms of every layer."""
         if not self._laid_out:
             self._laid_out = True
-            yield CustomScalars, partial(_layout, self.name, result)
+            # TensorBoard shows one layout a run: each callback writes those before it again.
+            found = [(c.name, c.result) for c in self._together if c.result is not None]
+            yield CustomScalars, lambda: CustomScalars({f"Network Dissection: {n}": _charts(n, r) for n, r in found})
         for name, layer in result.layers.items():
             yield from self._layer_artifacts(f"{self.name}/{name}", result, layer)
 
@@ -249,11 +254,15 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
 
     def state_dict(self) -> dict[str, Any]:
         """Schedule, history and the units of the gallery."""
-        return super().state_dict() | {"history": list(self.history), "gallery": dict(self._gallery)}
+        told = {"history": list(self.history), "gallery": dict(self._gallery)}
+        return super().state_dict() | told | {"probe": self.dissector.probe.fingerprint()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the history and the same units in the same rows."""
         super().load_state_dict(state_dict)
+        if state_dict["probe"] != self.dissector.probe.fingerprint():
+            rank_zero_warn(f"{self.name}: the checkpoint's history is of another probe set; it starts anew")
+            return
         self.history, self._gallery = state_dict["history"], state_dict["gallery"]
 
 
@@ -267,8 +276,8 @@ def _history_entry(result: DissectionResult) -> dict[str, Any]:
     return {"epoch": -1 if epoch is None else epoch, "step": result.meta["global_step"], "detects": detects}
 
 
-def _layout(name: str, result: DissectionResult) -> Artifact:
-    """TensorBoard's custom scalars: what was found beside what chance gives, and detectors by category."""
+def _charts(name: str, result: DissectionResult) -> dict[str, tuple[str, Sequence[str]]]:
+    """One callback's charts: what was found beside what chance gives, detectors by category, changes."""
     charts: dict[str, tuple[str, Sequence[str]]] = {}
     for layer, found in result.layers.items():
         tag = f"{name}/{layer}"
@@ -284,4 +293,4 @@ def _layout(name: str, result: DissectionResult) -> Artifact:
             "Multiline",
             [f"{tag}/{key}" for key in ("born", "died", "changed")],
         )
-    return CustomScalars({"Network Dissection": charts})
+    return charts

@@ -14,6 +14,8 @@ from lightning_interp.errors import DatasetError
 from lightning_interp.functional.regions import Regions
 
 BadImage = Literal["raise", "skip"]
+# What readers raise of files; torchvision's decoders raise RuntimeError. Anything else is a bug, and never skipped.
+BAD_IMAGE_ERRORS = (DatasetError, OSError, RuntimeError)
 Loaded = tuple[int, Tensor | str, Regions | None]
 
 
@@ -67,7 +69,7 @@ class _Items(Dataset[Loaded]):
         try:
             image = checked_image(self.encoder.probe, index)
             return index, image, None if index in self.known else self.encoder(index)
-        except Exception as error:
+        except BAD_IMAGE_ERRORS as error:
             if self.on_bad_image == "raise":
                 raise
             return index, f"{type(error).__name__}: {error}", None

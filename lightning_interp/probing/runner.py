@@ -82,6 +82,12 @@ def module_dtype(module: nn.Module) -> torch.dtype:
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
 
 
+def statistics_device(module: nn.Module) -> torch.device:
+    """Where the maps of a network come out of the tap: its own device, or the CPU for one without float64."""
+    device = module_device(module)
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def prepare(images: Tensor, module: nn.Module, normalize: Normalize | None) -> Tensor:
     """Images as the network takes them: uint8 scaled to [0, 1], normalised, on its device and in its dtype.
 

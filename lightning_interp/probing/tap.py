@@ -20,7 +20,10 @@ class Tap:
     def record(self, name: str, module: nn.Module, args: object, output: object) -> None:
         """Forward hook: keep a float32 copy, for a later in-place layer may overwrite the output."""
         if isinstance(output, Tensor) and output.is_floating_point():
-            output = output.detach().to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+            output = output.detach()
+            # MPS has no float64, which thresholds and upsampling need.
+            output = output.cpu() if output.device.type == "mps" else output
+            output = output.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         self._outputs[name].append(output)
 
     def fired(self, name: str) -> int:

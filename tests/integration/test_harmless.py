@@ -11,7 +11,7 @@ from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch import nn
 
-from lightning_interp import Every
+from lightning_interp import Every, NetworkDissection
 from tests.helpers.harmless import (
     count_hooks,
     differences,
@@ -25,6 +25,7 @@ from tests.helpers.harmless import (
     seed_all,
 )
 from tests.helpers.lightning import make_module, make_trainer
+from tests.helpers.probes import RandomProbe
 from tests.helpers.quiet import LIGHTNING_NOISE
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in LIGHTNING_NOISE]
@@ -122,6 +123,32 @@ SCENARIOS = {
     "auto": {"dissection": {"layers": ["auto"]}},
     "every second epoch": {"dissection": {"schedule": Every(2)}, "max_epochs": 4, "probed": [0, 2, 3]},
 }
+
+
+class Seeding(RandomProbe):
+    """Index-stable by seeding everything, as some users' data sets are."""
+
+    def image(self, index):
+        seed_all(index)
+        return super().image(index) + 0.01 * torch.rand(1)
+
+
+class Augmenting(RandomProbe):
+    """Draws from every global random state."""
+
+    def image(self, index):
+        return super().image(index) + 0.01 * torch.rand(1) * random.random() * float(np.random.rand())
+
+
+@pytest.mark.parametrize("probe", [Seeding, Augmenting])
+@pytest.mark.parametrize("logger", [False, True])
+def test_probe_set_may_touch_the_random_state(tmp_path, probe, logger):
+    without, _, _ = fit(tmp_path / "without", [], logger=logger)
+    dissection = NetworkDissection(
+        probe(14), layers=["features.4"], batch_size=6, quantile=0.05, gallery_rows=2, top_k=2
+    )
+    trace, _, _ = fit(tmp_path / "with", [dissection], logger=logger)
+    assert not differences(without, trace)
 
 
 @pytest.fixture(autouse=True)

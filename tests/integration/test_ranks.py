@@ -333,3 +333,15 @@ def test_ranks_that_hang_are_ended_with_their_children(tmp_path):
     assert len(pids) == 4
     _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=5)
     assert all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
+
+
+def share_an_odd_buffer(rank, world):
+    ranks = Ranks.connect(timedelta(seconds=20))
+    odd = [torch.full((3,), rank, dtype=torch.int16), torch.full((), rank, dtype=torch.bfloat16), torch.ones(0)]
+    ranks.share(odd)
+    return [t.tolist() for t in odd]
+
+
+@pytest.mark.ddp
+def test_buffers_of_any_type_are_shared():
+    assert values(run_ranks(share_an_odd_buffer, 2)) == [[[0, 0, 0], 0.0, []]] * 2

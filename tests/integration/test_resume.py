@@ -190,3 +190,12 @@ def test_other_layers_may_be_named_at_a_resume(tmp_path):
     assert list(other.history[-1]["detects"]) == ["features.0"]
     assert trainer.callback_metrics["dissect/features.0/born"] == 0
     assert np.isfinite(other.result["features.0"].thresholds).all()
+
+
+def test_history_of_another_probe_set_is_dropped_with_a_warning():
+    before, after = make_dissection(images=14), make_dissection(images=12)
+    state = before.state_dict() | {"history": [{"epoch": 0}], "last_epoch": 0}
+    with pytest.warns(UserWarning, match="history is of another probe set"):
+        after.load_state_dict(state)
+    assert after.history == []
+    assert after.last_epoch == 0

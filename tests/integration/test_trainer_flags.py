@@ -15,7 +15,9 @@ from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 from torch import nn
+from torch.utils.data import DataLoader
 
 from lightning_interp import Every, LayerError, NetworkDissection, ProbeError, dissect, load_result
 from tests.helpers.harmless import count_hooks, make_dissection, noisy_loader, seed_all
@@ -226,6 +228,31 @@ def test_two_dissections_with_two_names(tmp_path):
     assert one.state_key != two.state_key
     folders = {path.parent.parent.name for path in tmp_path.rglob("dissection.json")}
     assert folders == {"dissect", "early"}
+
+
+def test_two_dissections_share_one_layout(tmp_path):
+    one, two = make_dissection(), make_dissection(layers=["features.0"], name="early")
+    trainer = make_trainer(tmp_path, callbacks=[one, two], logger=TensorBoardLogger(tmp_path))
+    trainer.fit(make_module(), loader(), loader(shuffle=False))
+    events = EventAccumulator(trainer.log_dir).Reload().Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(events[-1].tensor_proto.string_val[0])
+    assert [c.title for c in layout.category] == ["Network Dissection: dissect", "Network Dissection: early"]
+
+
+def test_validation_loader_that_is_empty_leaves_the_probe_to_the_epochs_end(tmp_path):
+    dissection = make_dissection()
+    trainer = make_trainer(tmp_path, callbacks=[dissection], num_sanity_val_steps=0)
+    trainer.fit(make_module(), loader(), DataLoader([]))
+    assert [entry["epoch"] for entry in dissection.history] == [-1, 0, 1]
+
+
+def test_log_of_the_users_own_survives(tmp_path):
+    module, said = make_module(), []
+    module.__dict__["log"] = lambda *args, **kwargs: said.append(args)
+    own = module.log
+    make_trainer(tmp_path, callbacks=[make_dissection()]).fit(module, loader(), loader(shuffle=False))
+    assert module.log is own
+    assert said
 
 
 def test_one_name_for_two_of_a_class_is_refused(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torchvision
 from torch import nn
 
-from lightning_interp.dissect import dissect
+from lightning_interp.dissect import _anchored, dissect
 from lightning_interp.errors import LayerError
 from lightning_interp.probing.receptive import receptive_axis
 from lightning_interp.probing.session import probing
@@ -161,3 +161,10 @@ def test_published_anchors(steps, length, expected):
 def test_anchors_of_the_real_networks(network, layer, steps):
     net = getattr(torchvision.models, network)(weights=None)
     assert axis_of(net, layer, (224, 224)) == expected_axis(steps)
+
+
+def test_anchors_of_caffenet_are_netdissects():
+    # conv5 at 227 px on masks of 113: first centre 16 or 17, step 16; NetDissect has 8, 16, ..., 104.
+    assert _anchored(13, 227, 113, 17, 16.0).anchors == tuple(range(8, 105, 8))
+    # No whole reduction: in proportion.
+    assert _anchored(4, 64, 48, 8, 16.0).anchors == (6.0, 18.0, 30.0, 42.0)
