@@ -239,6 +239,7 @@ def test_two_dissections_share_one_layout(tmp_path):
     assert [c.title for c in layout.category] == ["Network Dissection: dissect", "Network Dissection: early"]
 
 
+@pytest.mark.filterwarnings("ignore:Total length of `DataLoader` across ranks is zero")
 def test_validation_loader_that_is_empty_leaves_the_probe_to_the_epochs_end(tmp_path):
     dissection = make_dissection()
     trainer = make_trainer(tmp_path, callbacks=[dissection], num_sanity_val_steps=0)
