@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from lightning_interp.data import RenderedFaces
 from lightning_interp.data.probe import Concept, Labels, ProbeSet
 from lightning_interp.dissect import Dissector, dissect
 from lightning_interp.errors import DatasetError
@@ -511,3 +512,24 @@ def test_slices_of_a_batch_change_nothing(monkeypatch, quantile_on, budget):
 def test_probe_must_be_a_probe_set():
     with pytest.raises(DatasetError, match="probe must be a ProbeSet, got list"):
         dissect(small_cnn(), [1, 2], ["2"])
+
+
+class RedAndNoise(nn.Module):
+    """Unit 0 is red minus the other colours; unit 1 is noise that has not seen the image."""
+
+    def __init__(self):
+        super().__init__()
+        self.units = nn.Identity()
+
+    def forward(self, images):
+        red = images[:, :1] - images[:, 1:2] - 0.5 * images[:, 2:]
+        noise = torch.rand(red.shape, generator=torch.Generator().manual_seed(0))
+        return self.units(torch.cat([red, noise], 1))
+
+
+def test_rendered_concept_is_found_by_a_planted_unit_and_not_by_a_null_one():
+    layer = dissect(RedAndNoise(), RenderedFaces(100, normalize=None), ["units"], quantile=0.02)["units"]
+    assert (layer.concepts[layer.best[0]].name, layer.concepts[layer.best[0]].category) == ("red", "color")
+    assert layer.best_iou[0] > 0.4
+    assert layer.is_detector.tolist() == layer.beats_chance.tolist() == [True, False]
+    assert layer.best_iou[1] < 0.03
