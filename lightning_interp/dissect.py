@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_interp.data.bank import LabelBank, LabelEncoder
 from lightning_interp.data.loading import BAD_IMAGE_ERRORS, BadImage, checked_image
 from lightning_interp.data.probe import ProbeSet
-from lightning_interp.errors import DatasetError
+from lightning_interp.errors import DatasetError, LayerError
 from lightning_interp.functional.upsampling import Axis, Border, Grid
 from lightning_interp.notices import Notices
 from lightning_interp.options import DissectionOptions, make_options
@@ -22,6 +22,9 @@ from lightning_interp.probing.runner import Forward, prepare
 from lightning_interp.probing.session import probing
 from lightning_interp.results import DissectionResult
 from lightning_interp.sweep import Progress, Sweep
+
+# GiB of one layer's maps for one batch.
+LARGEST_BATCH = 8
 
 
 class Dissector:
@@ -96,18 +99,29 @@ class Dissector:
             forward: How to call it on prepared images.
 
         Raises:
-            LayerError: If a layer is unknown, does not run exactly once, or gives no ``(B, U, H, W)`` map.
+            LayerError: If a layer is unknown, does not run exactly once, or gives no, or too large, maps (B, U, H, W).
             DatasetError: If the first image cannot be read.
         """
         with probing(module):
             image = self._example()[None]
             example = prepare(image, module, self.probe.normalize)
             infos = describe_layers(module, self.layers, example, forward)
+            for info in infos.values():
+                self._check_size(info)
             layers = resolve_layers(module, list(infos))
             shape = tuple(image.shape[1:])
             self.grids = {info: self._grid(module, layers[name], info, shape) for name, info in infos.items()}
         self.infos = infos
         return infos
+
+    def _check_size(self, info: LayerInfo) -> None:
+        """Refuse maps of which one batch alone would fill the memory, before they are made."""
+        size = self.batch_size * info.units * info.height * info.width * 4 / 2**30
+        if size > LARGEST_BATCH:
+            raise LayerError(
+                f"layer '{info.name}' gives {size:.1f} GiB of activations a batch of {self.batch_size} images, more "
+                f"than {LARGEST_BATCH} GiB; lower batch_size or choose a later layer"
+            )
 
     def _example(self) -> Tensor:
         for index in self.indices:

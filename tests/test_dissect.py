@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import sys
 import time
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import nn
 from lightning_interp.data import RenderedFaces
 from lightning_interp.data.probe import Concept, Labels, ProbeSet
 from lightning_interp.dissect import Dissector, dissect
-from lightning_interp.errors import DatasetError
+from lightning_interp.errors import DatasetError, LayerError
 from lightning_interp.options import make_options
 from tests.helpers.models import small_cnn
 from tests.helpers.probes import RandomProbe
@@ -533,3 +534,12 @@ def test_rendered_concept_is_found_by_a_planted_unit_and_not_by_a_null_one():
     assert layer.best_iou[0] > 0.4
     assert layer.is_detector.tolist() == layer.beats_chance.tolist() == [True, False]
     assert layer.best_iou[1] < 0.03
+
+
+def test_maps_too_large_for_a_batch_are_refused_with_the_figure(monkeypatch):
+    # By name in sys.modules: the package binds the function of that name over the module.
+    monkeypatch.setattr(sys.modules["lightning_interp.dissect"], "LARGEST_BATCH", 0.1)
+    # 6 units of 6 x 6 values of 4 bytes: a million images are 0.8 GiB.
+    with pytest.raises(LayerError, match=r"layer '2' gives 0\.8 GiB .* a batch of 1000000 images.* lower batch_size"):
+        dissect(small_cnn(), RandomProbe(4), ["2"], batch_size=1_000_000)
+    assert dissect(small_cnn(), RandomProbe(4), ["2"], batch_size=4).num_images == 4
