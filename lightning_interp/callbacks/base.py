@@ -14,6 +14,7 @@ from lightning_interp.errors import ProbeError
 from lightning_interp.logging.adapters import shows, write
 from lightning_interp.logging.artifacts import Artifact, Scalars, safe_tag
 from lightning_interp.logging.guard import Guard
+from lightning_interp.logging.tensorboard import outlive
 from lightning_interp.probing.ranks import Ranks
 from lightning_interp.probing.session import same_random_state
 from lightning_interp.schedule import Every
@@ -146,6 +147,7 @@ class ProbeCallback(Callback, Generic[Result]):
         except Exception as caught:
             error = caught
         self._ranks.agree(error)
+        self._outlive(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe before training; ``self.log`` would date it to the first epoch's end, so loggers get it directly."""
@@ -220,12 +222,18 @@ class ProbeCallback(Callback, Generic[Result]):
     def _write_all(self, trainer: Trainer, artifacts: Iterable[Output]) -> None:
         if not trainer.is_global_zero or not trainer.loggers:
             return
+        self._outlive(trainer)
         with self._guard("figures"):
             for kind, make in artifacts:
                 for logger in (logger for logger in trainer.loggers if shows(logger, kind)):
                     # A figure is empty after it was written, so each logger gets its own.
                     with self._guard(kind.__name__.lower()):
                         write(logger, make(), trainer.global_step)
+
+    def _outlive(self, trainer: Trainer) -> None:
+        if self._guard.warns and trainer.is_global_zero:
+            for logger in trainer.loggers:
+                outlive(logger)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts only: anything else makes the checkpoint unresumable."""

@@ -25,8 +25,8 @@ class Guard:
     def __init__(self, name: str, on_error: Literal["warn", "raise"] = "warn") -> None:
         if on_error not in ("warn", "raise"):
             raise ValueError(f"on_error must be 'warn' or 'raise', not {on_error!r}")
+        self.warns = on_error == "warn"
         self._name = name
-        self._on_error = on_error
         self._warned: set[str] = set()
 
     @contextmanager
@@ -35,7 +35,7 @@ class Guard:
         try:
             yield
         except Exception as error:
-            if self._on_error == "raise":
+            if not self.warns:
                 raise
             if kind not in self._warned:
                 self._warned.add(kind)

@@ -349,6 +349,43 @@ def test_full_disk_is_one_warning_a_kind_and_leaves_no_part_of_a_file(tmp_path, 
         assert len(table.read_text().splitlines()) == 1 + 6
 
 
+def train_with_tensorboard_on_a_full_disk(rank, world, path, limit):
+    """As above, with TensorBoard, and a validation afterwards, for which it opens another file."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    logger = TensorBoardLogger(path, name="tb", version=0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer = train(path, over(RandomProbe(12)), logger=logger, log_every_n_steps=1, epochs=4)
+        said = [str(w.message) for w in caught if "Training goes on" in str(w.message)]
+        epochs, scored = trainer.current_epoch, MONITORED in trainer.callback_metrics
+        trainer.validate(trainer.lightning_module, loader(shuffle=False), verbose=False)
+    return said, epochs, scored
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("limit", [1_000, 30_000, 100_000])
+def test_tensorboard_on_a_full_disk_is_one_warning_and_training_goes_on(tmp_path, limit):
+    outcomes = run_ranks(train_with_tensorboard_on_a_full_disk, 1, tmp_path, limit, timeout=60)
+    ((said, epochs, scored),) = values(outcomes)
+    (lost,) = [text for text in said if "TensorBoard" in text]
+    assert "File too large" in lost
+    assert str(tmp_path / "tb" / "version_0") in lost
+    assert epochs == 4
+    assert scored
+    EventAccumulator(str(tmp_path / "tb" / "version_0")).Reload()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_tensorboard_folder_turned_into_a_file_is_one_warning_and_training_goes_on(tmp_path):
+    removing = Removing(tmp_path / "tb", replace=True)
+    logger = TensorBoardLogger(removing.folder, name="run", version=0)
+    with pytest.warns(UserWarning, match="could not (be written|write).* NotADirectoryError") as warned:
+        trainer = train(tmp_path, over(RandomProbe(12)), removing, logger=logger, epochs=4)
+    assert sum("TensorBoard log in" in str(w.message) for w in warned) == 1
+    assert trainer.current_epoch == 4
+    assert MONITORED in trainer.callback_metrics
+
+
 def die_while_writing(rank, world, path):
     def die(source, target):
         if Path(target).name == "dissection.json":
