@@ -22,53 +22,56 @@ def active_pixels(cells: Cells, thresholds: Tensor, grid: Grid) -> tuple[Tensor,
         where the paper prints ``>=``.
     """
     patches = upsample_cells(cells, grid)
-    which, row, column = (patches.values > thresholds[cells.unit][:, None, None]).nonzero(as_tuple=True)
-    return cells.image[which], cells.unit[which], patches.pixel[which, row, column]
+    hit = (patches.values > thresholds[cells.unit][:, None, None]).flatten().nonzero()[:, 0]
+    which = hit // (patches.pixel.shape[1] * patches.pixel.shape[2])
+    # index_select: several times faster than indexing with brackets, here and below.
+    image, unit = (part.index_select(0, which) for part in (cells.image, cells.unit))
+    return image, unit, patches.pixel.flatten().index_select(0, hit)
 
 
-def count_concepts(
-    row: Tensor, unit: Tensor, pixel: Tensor, labels: RegionBatch, num_units: int, num_concepts: int
-) -> Tensor:
-    """I: pixels of every unit on every concept.
+def add_concepts(counts: Tensor, row: Tensor, unit: Tensor, pixel: Tensor, labels: RegionBatch) -> Tensor:
+    """I: add active pixels to the counts of every unit on every concept.
 
     Args:
+        counts: ``(U, C)`` int64, contiguous; changed in place.
         row: ``(P,)`` int64, the image, as a row of ``labels.map``.
         unit: ``(P,)`` int64.
         pixel: ``(P,)`` int64, mask pixel number.
         labels: Regions of the images.
-        num_units: U.
-        num_concepts: C.
 
     Returns:
-        ``(U, C)`` int64.
+        ``counts``.
     """
-    region = labels.map[row, pixel]
-    first, last = labels.start[region], labels.start[region + 1]
-    times = last - first
-    # One entry a pixel and concept: position within the region's list of concepts.
-    ends = times.cumsum(0)
-    total = int(ends[-1]) if len(ends) else 0
-    within = torch.arange(total, device=row.device) - (ends - times).repeat_interleave(times)
-    concept = labels.concept[first.repeat_interleave(times) + within]
-    flat = unit.repeat_interleave(times) * num_concepts + concept
-    return torch.bincount(flat, minlength=num_units * num_concepts).view(num_units, num_concepts)
+    region = labels.map.flatten().index_select(0, row * labels.map.shape[1] + pixel)
+    entry, last = labels.start.index_select(0, region), labels.start.index_select(0, region + 1)
+    unit = unit * counts.shape[1]
+    one = torch.ones((), dtype=torch.int64, device=counts.device)
+    # The regions' first concepts, then the second concepts of those that have two, and so on.
+    while len(left := (entry < last).nonzero()[:, 0]):
+        unit, entry, last = (part.index_select(0, left) for part in (unit, entry, last))
+        place = unit + labels.concept.index_select(0, entry)
+        counts.view(-1).index_add_(0, place, one.expand(len(place)))
+        entry = entry + 1
+    return counts
 
 
-def count_areas(row: Tensor, unit: Tensor, members: Tensor, num_units: int) -> Tensor:
-    """A: active pixels of every unit on the images that count for each category.
+def add_areas(areas: Tensor, row: Tensor, unit: Tensor, members: Tensor) -> Tensor:
+    """A: add active pixels to the areas of every unit, on the images that count for each category.
 
     Args:
+        areas: ``(U, G)`` int64; changed in place.
         row: ``(P,)`` int64, the image.
         unit: ``(P,)`` int64.
         members: ``(n, G)`` bool, which images count for which category.
-        num_units: U.
 
     Returns:
-        ``(U, G)`` int64.
+        ``areas``.
     """
-    images = len(members)
-    area = torch.bincount(row * num_units + unit, minlength=images * num_units).view(images, num_units)
-    return torch.stack([area[counts].sum(0) for counts in members.unbind(1)], 1)
+    units = len(areas)
+    by_image = torch.bincount(row * units + unit, minlength=len(members) * units).view(len(members), units)
+    # In float64, for a GPU has no product of integers; exact below 2^53 pixels.
+    areas += (by_image.T.double() @ members.double()).long()
+    return areas
 
 
 def cyclic_partners(order: Sequence[int]) -> dict[int, int]:

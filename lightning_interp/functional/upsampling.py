@@ -102,7 +102,8 @@ class Cells(NamedTuple):
 
     def where(self, keep: Tensor) -> "Cells":
         """The cells selected by a mask or by indices."""
-        return Cells(*(part[keep] for part in self))
+        rows = keep.nonzero()[:, 0] if keep.dtype == torch.bool else keep
+        return Cells(*(part.index_select(0, rows) for part in self))
 
     @property
     def nbytes(self) -> int:
@@ -133,7 +134,7 @@ def hot_cells(maps: Tensor, peaks: Tensor, bound: Tensor, grid: Grid) -> Cells:
     which, row, column = (rows[:, :, :-1] | rows[:, :, 1:]).nonzero(as_tuple=True)
     width = padded.shape[2]
     at = (which * padded.shape[1] + row) * width + column
-    corners = padded.flatten()[torch.stack([at, at + 1, at + width, at + width + 1], 1)]
+    corners = padded.flatten().take(torch.stack([at, at + 1, at + width, at + width + 1], 1))
     return Cells(image[which], unit[which], row * (width - 1) + column, corners)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_interp.functional.dissection import count_areas, count_concepts
+from lightning_interp.functional.dissection import add_areas, add_concepts
 from lightning_interp.functional.regions import RegionBatch
 
 
@@ -27,9 +27,8 @@ class ConceptAgreement(Metric):
 
     def update(self, row: Tensor, unit: Tensor, pixel: Tensor, labels: RegionBatch, members: Tensor) -> None:
         """Add the active pixels ``(row, unit, pixel)`` of some images with their labels and category members."""
-        units, concepts = self.intersection.shape
-        self.intersection += count_concepts(row, unit, pixel, labels, units, concepts)
-        self.unit_area += count_areas(row, unit, members, units)
+        add_concepts(self.intersection, row, unit, pixel, labels)
+        add_areas(self.unit_area, row, unit, members)
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """``(intersection, unit_area)`` over all processes."""

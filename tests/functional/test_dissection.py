@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_interp.functional.dissection import active_pixels, count_areas, count_concepts, cyclic_partners
+from lightning_interp.functional.dissection import active_pixels, add_areas, add_concepts, cyclic_partners
 from lightning_interp.functional.regions import concept_lookup, encode_regions, stack_regions
 from lightning_interp.functional.upsampling import Axis, Grid, hot_cells, upsample
 
@@ -20,6 +20,10 @@ def active_of(maps, thresholds, grid=SAME):
     return active_pixels(cells, bound, grid)
 
 
+def zeros(*shape):
+    return torch.zeros(shape, dtype=torch.int64)
+
+
 def test_counts_by_hand():
     # Two units on one 3x3 image at the map's own size, so that every value is its own pixel.
     maps = torch.tensor([[[[1, 5, 2], [7, 3, 9], [0, 4, 5]], [[-1, -2, -1], [-3, -1, -5], [-1, -2, -4]]]]).float()
@@ -28,9 +32,10 @@ def test_counts_by_hand():
     assert got == [(0, 1), (0, 3), (0, 5), (0, 8), (1, 0), (1, 2), (1, 4), (1, 6)]
     labels = {"object": torch.tensor([[1, 1, 0], [1, 0, 2], [0, 0, 2]]), "part": torch.tensor([[3, 0, 0]] * 3)}
     regions = stack_regions([encode_regions(labels, {"scene": [4]}, concept_lookup([1, 2, 3, 4]), (3, 3))])
-    counts = count_concepts(row, unit, pixel, regions, 2, 4)
+    counts = add_concepts(zeros(2, 4), row, unit, pixel, regions)
     assert counts.tolist() == [[2, 2, 1, 4], [1, 0, 2, 4]]
-    assert count_areas(row, unit, torch.tensor([[True, False]]), 2).tolist() == [[4, 0], [4, 0]]
+    assert add_concepts(counts, row, unit, pixel, regions).tolist() == [[4, 4, 2, 8], [2, 0, 4, 8]]
+    assert add_areas(zeros(2, 2), row, unit, torch.tensor([[True, False]])).tolist() == [[4, 0], [4, 0]]
 
 
 def test_the_threshold_itself_is_not_active():
@@ -39,16 +44,16 @@ def test_the_threshold_itself_is_not_active():
 
 
 def test_no_active_pixel_counts_nothing():
-    none = torch.zeros(0, dtype=torch.int64)
+    none = zeros(0)
     regions = stack_regions([encode_regions({}, {"s": [1]}, concept_lookup([1]), (3, 3))])
-    assert count_concepts(none, none, none, regions, 2, 1).tolist() == [[0], [0]]
-    assert count_areas(none, none, torch.ones(1, 3, dtype=torch.bool), 2).tolist() == [[0, 0, 0], [0, 0, 0]]
+    assert add_concepts(zeros(2, 1), none, none, none, regions).tolist() == [[0], [0]]
+    assert add_areas(zeros(2, 3), none, none, torch.ones(1, 3, dtype=torch.bool)).tolist() == [[0, 0, 0], [0, 0, 0]]
 
 
 def test_areas_only_on_images_that_count():
     row, unit = torch.tensor([0, 0, 1, 2, 2, 2]), torch.tensor([0, 1, 1, 0, 0, 1])
     members = torch.tensor([[True, False], [True, True], [False, True]])
-    assert count_areas(row, unit, members, 3).tolist() == [[1, 2], [2, 2], [0, 0]]
+    assert add_areas(zeros(3, 2), row, unit, members).tolist() == [[1, 2], [2, 2], [0, 0]]
 
 
 @pytest.mark.parametrize("border", ["hold", "zero"])
