@@ -1,19 +1,23 @@
 """The parameters that a rendered face is made from, and how they are drawn."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_interp.data.correlated import Correlations, check_known, checked_pairs, draw_attributes, joint_table
 from lightning_interp.data.face_concepts import INDOOR, OUTDOOR, TEXTURES
 from lightning_interp.errors import DatasetError
 
 TARGET = "lipstick"
 ATTRIBUTES = (TARGET, "makeup", "blond", "smile", "glasses", "hat", "outdoors")
 """Binary attributes; each is 1 for half of the faces."""
+STRENGTHS = (TARGET, "makeup")
+"""Those whose colour is mixed in more or less strongly."""
 
 # Uniform ranges. Lengths are in half head heights (the face's outline reaches from -1 to 1) unless said otherwise.
 _RANGES: Mapping[str, tuple[float, float]] = {
@@ -130,40 +134,46 @@ class FaceRecords:
 
 def check_attribute(name: str) -> None:
     """Raise a ``DatasetError`` that names the likely spelling, unless ``name`` is one of :data:`ATTRIBUTES`."""
-    if name not in ATTRIBUTES:
-        close = difflib.get_close_matches(name, ATTRIBUTES, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(ATTRIBUTES)}"
-        raise DatasetError(f"unknown attribute {name!r}; {hint}")
+    check_known(name, ATTRIBUTES)
 
 
-def draw_faces(num: int, seed: int, correlations: Mapping[str, float]) -> FaceRecords:
-    """Draw the parameters of ``num`` faces; those of face i depend on the seed, i and the correlations only.
+def draw_faces(
+    num: int,
+    seed: int,
+    correlations: Correlations,
+    strengths: Mapping[str, tuple[float, float]] | None = None,
+) -> FaceRecords:
+    """Draw the parameters of ``num`` faces; those of face i depend on i and the other arguments only.
 
     Args:
         num: Number of faces.
         seed: At least 0.
-        correlations: Attribute name to its correlation with lipstick, rho: P(equal) = (1 + rho) / 2, both being 1
-            for half of the faces. Other attributes are independent of it. Only the named attributes change.
+        correlations: rho by attribute (its correlation with lipstick) or by pair of attributes; what follows for
+            the others says :func:`~lightning_interp.data.correlated.joint_table`. Only attributes that a chain of
+            pairs connects to another change.
+        strengths: By ``"lipstick"`` or ``"makeup"``, the range of the share, in [0, 1], of its colour that is mixed
+            in where it is on, replacing (0.2, 0.6) and (0.5, 0.9). Nothing else of the faces changes.
 
     Raises:
-        DatasetError: If an attribute is unknown or is lipstick itself, or a correlation is outside [-1, 1].
+        DatasetError: If an attribute is unknown, correlations are refused, or a range is none within [0, 1].
     """
-    for name, rho in correlations.items():
-        check_attribute(name)
-        if name == TARGET or not -1 <= rho <= 1:
-            raise DatasetError(
-                f"correlations[{name!r}] = {rho}: give correlations in [-1, 1] of other attributes with {TARGET}"
-            )
-    names = (*ATTRIBUTES, *_RANGES, *_CHOICES, "noise_seed")
+    ranges = {**_RANGES, **_strength_ranges(strengths or {})}
+    names = (*ATTRIBUTES, *ranges, *_CHOICES, "noise_seed")
     # Filled row by row, so that fewer faces are the first ones of more.
     dice = dict(zip(names, np.random.default_rng(seed).random((num, len(names))).T, strict=True))
-    target = dice[TARGET] < 0.5
-    columns = {TARGET: target.astype(np.int64)}
-    for name in ATTRIBUTES[1:]:
-        equal = dice[name] < (1 + correlations.get(name, 0.0)) / 2
-        columns[name] = (equal == target).astype(np.int64)
-    for name, (low, high) in _RANGES.items():
+    table = joint_table(ATTRIBUTES, checked_pairs(ATTRIBUTES, correlations))
+    drawn = draw_attributes(table, [dice[name] for name in ATTRIBUTES])
+    columns: dict[str, NDArray[Any]] = dict(zip(ATTRIBUTES, drawn, strict=True))
+    for name, (low, high) in ranges.items():
         columns[name] = (low + (high - low) * dice[name]).astype(np.float32)
     for name, count in {**_CHOICES, "noise_seed": 2**53}.items():
         columns[name] = (dice[name] * count).astype(np.int64)
     return FaceRecords({name: torch.from_numpy(column) for name, column in columns.items()})
+
+
+def _strength_ranges(strengths: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    for name, (low, high) in strengths.items():
+        if name not in STRENGTHS or not 0 <= low <= high <= 1:
+            message = f"give (low, high) in [0, 1] of {' or '.join(STRENGTHS)}"
+            raise DatasetError(f"strengths[{name!r}] = {(low, high)}: {message}")
+    return {f"{name}_strength": (float(low), float(high)) for name, (low, high) in strengths.items()}
