@@ -1,0 +1,240 @@
+"""Training that is held to the region that should matter."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from lightning_interp._lightning import Callback, LightningModule, Trainer
+from lightning_interp.callbacks.base import _SHARDED, _base_names
+from lightning_interp.errors import LayerError, ProbeError
+from lightning_interp.functional.fills import check_masks
+from lightning_interp.losses.context import ContextRandomiser
+from lightning_interp.losses.ramp import Ramp
+from lightning_interp.losses.right_reasons import RightReasonsLoss, Task, outside_region
+
+Place = int | str | Callable[[Any], Tensor]
+"""Where in a batch something is: a position (tuples), a key (dicts), or a function of the batch."""
+
+_NAME = "right_reasons"
+
+
+@dataclass
+class _Pass:
+    """The one forward pass of a training step: what went in, what came out, and how often it happened."""
+
+    images: Tensor | None = None
+    output: Any = None
+    calls: int = 0
+
+
+class RightReasons(Callback):
+    """Repairs a shortcut while training, without a change to the user's module.
+
+    Two means, each with a weight that may grow over the epochs (:class:`~lightning_interp.losses.ramp.Ramp`):
+
+    - a penalty on what pixels outside the causal region do to the answer, added to what ``training_step`` returns
+      (:func:`~lightning_interp.losses.right_reasons.right_reasons_penalty`);
+    - contexts swapped or filled in the training images, before the network sees them
+      (:class:`~lightning_interp.losses.context.ContextRandomiser`).
+
+    While ``trainer.fit`` runs, the module's ``training_step`` is wrapped. In it, hooks on ``layer`` change the images
+    on their way in and note the logits on their way out, so that nothing runs twice; the penalty is about the very
+    pass, with the same dropout, that the loss came from. ``layer`` must be called once in a training step with
+    gradients enabled (calls under ``no_grad`` do not count), and its first argument must be the images. What the step
+    itself reads from the batch stays as it was.
+
+    Works with bf16-mixed precision, gradient accumulation and DDP; in float16, small input gradients may vanish. With
+    ``weight=0`` and no randomiser, training is bit-identical to one without the callback. It has no state to save: the
+    weights follow from the epoch, the random numbers from seed, epoch, batch and process.
+
+    Scalars, means over the epoch: ``right_reasons/weight``; ``right_reasons/no_region``, the share of images whose
+    region is empty, which the penalty passes over; and while the weight is not 0 ``right_reasons/penalty``, before
+    weighting.
+
+    Args:
+        region: Where the batch has the masks of what should matter, ``(B, H, W)`` bool: a position, a key, or a
+            function of the batch (which may find them from landmarks, say).
+        task: What the logits mean: ``"binary"``, ``"multilabel"`` or ``"multiclass"``.
+        weight: Weight of the penalty; see there for its scale.
+        randomiser: The augmentation; None for none.
+        context: Where the batch has the masks of what the randomiser may replace; None for all but the region.
+        layer: Path of the submodule that turns images into logits; ``""`` for the module's own ``forward``.
+        logits: Picks the logits out of what that gives, such as ``lambda out: out[:, 0]`` for the attribute that the
+            region belongs to; None if it gives them.
+        seed: Seed of the randomiser, at least 0.
+
+    Raises:
+        LayerError: If ``layer`` is unknown; at the first training step if it was not called exactly once.
+        ProbeError: With manual optimisation, sharded weights, or a second callback of this kind.
+        ValueError: At the first training step, if a mask is missing, not bool or not of the images' size, or if the
+            logits do not fit ``task``.
+    """
+
+    def __init__(
+        self,
+        region: Place,
+        task: Task,
+        *,
+        weight: float | Ramp = 0.0,
+        randomiser: ContextRandomiser | None = None,
+        context: Place | None = None,
+        layer: str = "",
+        logits: Callable[[Any], Tensor] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.loss = RightReasonsLoss(weight, task)
+        self.region, self.context, self.randomiser = region, context, randomiser
+        self.layer, self.logits, self.seed = layer, logits, seed
+        self._batch = 0
+        self._undo: Callable[[], None] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse what cannot work."""
+        if stage != "fit":
+            return
+        if not pl_module.automatic_optimization:
+            raise ProbeError(
+                f"{_NAME}: with manual optimisation, training_step returns no loss to add to; call RightReasonsLoss "
+                "and ContextRandomiser of lightning_interp.losses in training_step"
+            )
+        if kind := _base_names(trainer.strategy) & _SHARDED:
+            raise ProbeError(f"{_NAME}: {kind.pop()} shards the weights; differentiating twice is not supported there")
+        callbacks = list(trainer.callbacks)  # type: ignore[attr-defined]  # set by a connector
+        if any(isinstance(c, RightReasons) and c is not self for c in callbacks):
+            raise ProbeError(f"{_NAME}: only one such callback can wrap a training step; add RightReasonsLoss by hand")
+        self._watched(pl_module)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wrap the training step; not earlier, for weight averaging copies the module while it is set up."""
+        step = pl_module.training_step
+        had_own = "training_step" in vars(pl_module)
+
+        @functools.wraps(step)
+        def training_step(batch: Any, *args: Any, **kwargs: Any) -> Any:
+            return self._step(trainer, pl_module, functools.partial(step, batch, *args, **kwargs), batch)
+
+        def undo() -> None:
+            if had_own:
+                pl_module.training_step = step  # type: ignore[method-assign]
+            else:
+                del pl_module.training_step
+
+        pl_module.training_step = training_step  # type: ignore[method-assign]
+        self._undo = undo
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Note which batch it is, for the random numbers."""
+        self._batch = batch_idx
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the module its own training step back."""
+        if self._undo is not None:
+            self._undo()
+            self._undo = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """As at teardown, which Lightning leaves out after an exception."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def _step(self, trainer: Trainer, pl_module: LightningModule, step: Callable[[], Any], batch: Any) -> Any:
+        """The user's step on randomised images, and the penalty on top of its loss."""
+        region = _read(batch, self.region, "region")
+        with self._watch(pl_module, self._prepare(trainer, batch, region)) as seen:
+            output = step()
+        if output is None:
+            return None
+        if seen.calls != 1 or seen.images is None:
+            raise LayerError(
+                f"{_NAME}: {self.layer or 'forward'!r} was called {seen.calls} times with gradients in training_step, "
+                "not once; give layer= the submodule that turns images into logits, uncompiled"
+            )
+        weight = self.loss.weight.at(trainer.current_epoch)
+        region = region.to(seen.images.device)
+        scalars: dict[str, Any] = {"weight": weight, "no_region": 1 - region.flatten(1).any(dim=1).float().mean()}
+        if weight:
+            logits = seen.output if self.logits is None else self.logits(seen.output)
+            penalty = self.loss.penalty(logits, seen.images, region)
+            scalars["penalty"] = penalty.detach()
+            output = _add(output, weight * penalty)
+        if not trainer.barebones:
+            tags = {f"{_NAME}/{name}": value for name, value in scalars.items()}
+            pl_module.log_dict(tags, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(region))
+        return output
+
+    def _prepare(self, trainer: Trainer, batch: Any, region: Tensor) -> Callable[[Tensor], Tensor]:
+        """What happens to the images on their way into the network."""
+        epoch = trainer.current_epoch
+
+        def prepare(images: Tensor) -> Tensor:
+            # Also where nothing is done to them yet, so that a mistake shows before the weight is above 0.
+            check_masks(images, region)
+            if self.randomiser is not None:
+                context = outside_region(region) if self.context is None else _read(batch, self.context, "context")
+                numbers = np.random.SeedSequence([self.seed, epoch, self._batch, trainer.global_rank])
+                generator = Generator().manual_seed(int(numbers.generate_state(1)[0]))
+                images = self.randomiser(images, context.to(images.device), epoch, generator)
+            if self.loss.weight.at(epoch) and not images.requires_grad:
+                # A leaf of its own: the batch's tensor stays as it was.
+                images = images.detach().requires_grad_()
+            return images
+
+        return prepare
+
+    @contextmanager
+    def _watch(self, pl_module: LightningModule, prepare: Callable[[Tensor], Tensor]) -> Iterator[_Pass]:
+        """Prepare the images of the watched module and note what it makes of them, while the context lasts."""
+        seen = _Pass()
+
+        def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            if not torch.is_grad_enabled():
+                return None
+            if not args or not isinstance(args[0], Tensor):
+                raise LayerError(f"{_NAME}: the first argument of {self.layer or 'forward'!r} must be the images")
+            return (prepare(args[0]), *args[1:])
+
+        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if torch.is_grad_enabled():
+                seen.images, seen.output = args[0], output
+                seen.calls += 1
+
+        # Only here, for under DDP the training step is itself run through the module's forward.
+        watched = self._watched(pl_module)
+        handles = [watched.register_forward_pre_hook(before), watched.register_forward_hook(after)]
+        try:
+            yield seen
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _watched(self, pl_module: LightningModule) -> nn.Module:
+        try:
+            return pl_module.get_submodule(self.layer)
+        except AttributeError as error:
+            raise LayerError(f"{_NAME}: layer={self.layer!r} is no submodule: {error}") from error
+
+
+def _read(batch: Any, place: Place, name: str) -> Tensor:
+    """The masks of a batch."""
+    try:
+        masks = place(batch) if callable(place) else batch[place]
+    except (KeyError, IndexError, TypeError) as error:
+        if callable(place):
+            raise
+        kind = type(batch).__name__
+        raise ValueError(f"{_NAME}: {name}={place!r} is not in the batch, a {kind}: {error}") from error
+    if not isinstance(masks, Tensor):
+        raise ValueError(f"{_NAME}: {name} must be a bool tensor (B, H, W), not {type(masks).__name__}")
+    return masks
+
+
+def _add(output: Any, penalty: Tensor) -> Any:
+    """What a training step returned, with the penalty added to its loss."""
+    if isinstance(output, Mapping):
+        return {**output, "loss": output["loss"] + penalty}
+    return output + penalty
