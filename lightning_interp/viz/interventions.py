@@ -1,0 +1,226 @@
+"""The lipstick picture, made by the program: faces as they are and changed, with the score under each.
+
+After Figure 1 of Zhang, Wang, Zhu, "Examining CNN representations with respect to dataset bias" (AAAI 2018), whose
+masked and pasted mouths were made by hand. What is written under the pictures is this project's own.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+from lightning_interp.bias_results import BiasResult, Example, Floats, Version
+from lightning_interp.viz.gallery import _cell, _font
+from lightning_interp.viz.overlay import Picture
+from lightning_interp.viz.palette import INK, MUTED
+from lightning_interp.viz.text import clean
+
+_GAP = 14
+_MARGIN = 16
+_TITLE = 26
+_FOOT = 118  # two lines of caption, the score, the change, whether it is right
+_LEGEND = 26
+_NARROWEST = 560
+_PAGE = "#FFFFFF"
+_RULE = "#D8DBE0"
+_RIGHT = "#0072B2"
+_WRONG = "#A8480F"
+_OUTLINE = (255, 226, 64)
+_FOR = (255, 56, 40)
+_AGAINST = (70, 150, 255)
+_DIM = 0.45
+_CLIPPED = 0.005  # share of positions that may exceed the scale, so that one of them cannot fade all others
+_GREY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601 luma
+
+
+class _Line(NamedTuple):
+    text: str
+    size: int
+    color: str
+
+
+def intervention_gallery(result: BiasResult, *, tile: int = 160) -> Image.Image:
+    """Draw the examples, one a row: the image, its changed versions, and where the evidence lies.
+
+    A version whose changed pixels lie mostly in the region should change the score, any other should not; it counts
+    as changed by at least half of the original's absolute score. Blue says that it is as it should be, brown
+    that it is not; without signal nothing is judged. The heat map has red for and blue against the target, on one
+    symmetric scale for all rows; under it stands the share of its absolute values that lies in the region.
+
+    Args:
+        result: The diagnostics; its ``examples`` are drawn, in their order.
+        tile: Longer side of an image as drawn, in pixels.
+
+    Returns:
+        An RGB image.
+    """
+    examples = result.examples
+    limit = _limit(examples)
+    cell = _cell(examples[0].region.shape, tile) if examples else (tile, tile)
+    columns = max((len(e.versions) + (e.heat is not None) for e in examples), default=0)
+    width = max(2 * _MARGIN + columns * (cell[0] + _GAP) - _GAP, _NARROWEST)
+    header = _header(result, width - 2 * _MARGIN)
+    head = _MARGIN + sum(_height(line) for line in header) + (_LEGEND if limit else 0) + 6
+    row = _TITLE + cell[1] + _FOOT
+    page = Image.new("RGB", (width, head + row * len(examples) + _MARGIN // 2), _PAGE)
+    top = _write(page, (_MARGIN, _MARGIN), header)
+    if limit:
+        _legend(page, (_MARGIN, top + 4), limit, clean(result.target))
+    for i, example in enumerate(examples):
+        _row(page, head + i * row, example, result, cell, limit)
+    return page
+
+
+def _header(result: BiasResult, room: int) -> list[_Line]:
+    """What the picture asks, and how to read it."""
+    target, region = clean(result.target), clean(result.region)
+    contexts = [f"{clean(name)} ({clean(place)})" for name, place in result.contexts.items()]
+    title = f"{target}: does the {region} decide it{''.join(f', or {c}' for c in contexts)}?"
+    reading = (
+        f"Under each picture: its score (log-odds), then the change against the original. Changing the outlined "
+        f"{region} should change the score, changing anything else should not; a change counts from half of the "
+        f"original's score."
+    )
+    lines = [_Line(text, 18, INK) for text in _wrap(title, 18, room, 2)]
+    lines += [_Line(text, 12, MUTED) for text in _wrap(reading, 12, room, 4)]
+    if not any(result.signal.values()):
+        silence = f"No signal yet: the network does not know {target} well enough for its scores to mean anything."
+        lines += [_Line(text, 13, _WRONG) for text in _wrap(silence, 13, room, 2)]
+    return lines
+
+
+def _legend(page: Image.Image, place: tuple[int, int], limit: float, target: str) -> None:
+    """The colours of the heat map from against to for, and the sign of the outline."""
+    (left, top), bar = place, (180, 14)
+    draw, scale = ImageDraw.Draw(page), np.broadcast_to(np.linspace(-limit, limit, bar[0]), bar[::-1])
+    texts = (f"evidence against {target}  -{limit:.2g}", f"+{limit:.2g}  for it")
+    draw.text((left, top), texts[0], fill=MUTED, font=_font(12))
+    left += round(_font(12).getlength(texts[0])) + 8
+    page.paste(Image.fromarray(_glow(np.full((*bar[::-1], 3), 128, dtype=np.uint8), scale, limit)), (left, top))
+    draw.text((left + bar[0] + 8, top), texts[1], fill=MUTED, font=_font(12))
+
+
+def _row(
+    page: Image.Image, top: int, example: Example, result: BiasResult, cell: tuple[int, int], limit: float
+) -> None:
+    ImageDraw.Draw(page).line((_MARGIN, top, page.width - _MARGIN, top), fill=_RULE)
+    title = f"image {example.index}: {clean(result.target)} = {example.label}"
+    _write(page, (_MARGIN, top + 5), [_Line(title, 13, INK)])
+    original, judged = example.versions[0], any(result.signal.values())
+    for slot, version in enumerate(example.versions):
+        picture = Image.fromarray(version.image).resize(cell, Image.Resampling.LANCZOS)
+        if version is original:
+            foot = [_Line(_signed(version.logit), 22, INK), _Line("score", 12, MUTED)]
+        else:
+            foot = _change(example, version, judged=judged)
+        _tile(page, (slot, top + _TITLE), _outlined(picture, example.region) if slot == 0 else picture,
+              version.caption, foot)  # fmt: skip
+    if example.heat is not None:
+        glow = Image.fromarray(_glow(original.image, example.heat, limit)).resize(cell, Image.Resampling.LANCZOS)
+        _tile(page, (len(example.versions), top + _TITLE), _outlined(glow, example.region), "where the evidence lies",
+              _inside(example.heat, example.region, clean(result.region)))  # fmt: skip
+
+
+def _tile(page: Image.Image, place: tuple[int, int], picture: Image.Image, caption: str, foot: list[_Line]) -> None:
+    """One picture with its caption and numbers; ``place`` is the column and the top in pixels."""
+    width, height = picture.size
+    left = _MARGIN + place[0] * (width + _GAP)
+    page.paste(picture, (left, place[1]))
+    words = [_Line(text, 12, INK) for text in _wrap(clean(caption, 80), 12, width, 2)]
+    # The numbers of a row stand at one height, however long the captions are.
+    _write(page, (left, place[1] + height + 4), words)
+    cut = [line._replace(text=_cut(line.text, line.size, width)) for line in foot]
+    _write(page, (left, place[1] + height + 4 + 2 * _height(words[0])), cut)
+
+
+def _change(example: Example, version: Version, *, judged: bool) -> list[_Line]:
+    """The score, how it differs from the original's, and whether it ought to."""
+    score = example.versions[0].logit
+    change = version.logit - score
+    changed, should = abs(change) >= abs(score) / 2, _touches_region(example, version)
+    numbers = [_Line(_signed(version.logit), 22, INK)]
+    if not judged or should is None or not np.isfinite(change):
+        return [*numbers, _Line(_signed(change), 17, MUTED)]
+    color = _RIGHT if changed == should else _WRONG
+    word = ("rightly " if changed == should else "should have ") + ("changed" if should else "stayed")
+    return [*numbers, _Line(_signed(change), 17, color), _Line(word, 12, color)]
+
+
+def _touches_region(example: Example, version: Version) -> bool | None:
+    """Whether most of what was changed lies in the region; None where nothing was."""
+    difference = np.abs(version.image.astype(np.int64) - example.versions[0].image).sum(axis=2)
+    whole = difference.sum()
+    return bool(2 * difference[example.region].sum() >= whole) if whole else None
+
+
+def _inside(heat: Floats, region: NDArray[np.bool_], name: str) -> list[_Line]:
+    """How much of the evidence, for and against, lies in the region."""
+    weight = np.abs(np.nan_to_num(heat))
+    whole = weight.sum()
+    if not whole:
+        return [_Line("none", 22, MUTED)]
+    share = f"{100 * weight[region].sum() / whole:.0f} %"
+    area = f"in {name} ({100 * region.mean():.0f} % of area)"
+    return [_Line(share, 22, INK), _Line(area, 12, MUTED)]
+
+
+def _limit(examples: tuple[Example, ...]) -> float:
+    """The absolute contribution that is drawn in full colour; 0 if there is no heat map, or none but zeros."""
+    heats = [np.abs(np.nan_to_num(e.heat)).ravel() for e in examples if e.heat is not None]
+    values = np.concatenate(heats) if heats else np.zeros(1)
+    return float(np.quantile(values, 1 - _CLIPPED) or values.max())
+
+
+def _glow(picture: Picture, heat: Floats, limit: float) -> Picture:
+    """The picture in dim grey under the heat map, red above zero and blue below."""
+    strength = np.clip(np.nan_to_num(heat) / (limit or 1.0), -1, 1)[:, :, None]
+    ground = (picture @ _GREY * _DIM)[:, :, None]
+    color = np.where(strength > 0, _FOR, _AGAINST)
+    weight = np.abs(strength)
+    shown: Picture = (ground * (1 - weight) + color * weight).astype(np.uint8)
+    return shown
+
+
+def _outlined(picture: Image.Image, region: NDArray[np.bool_]) -> Image.Image:
+    """The picture with a thin bright line around the region."""
+    inside = Image.fromarray(region.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BILINEAR)
+    inside = inside.point([0] * 128 + [255] * 128)
+    shown = np.array(picture)
+    shown[np.asarray(inside.filter(ImageFilter.MaxFilter(3))) > np.asarray(inside)] = _OUTLINE
+    return Image.fromarray(shown)
+
+
+def _write(page: Image.Image, place: tuple[int, int], lines: list[_Line]) -> int:
+    """Draw lines one below the other; gives the position below the last."""
+    draw, (left, top) = ImageDraw.Draw(page), place
+    for line in lines:
+        draw.text((left, top), line.text, fill=line.color, font=_font(line.size))
+        top += _height(line)
+    return top
+
+
+def _height(line: _Line) -> int:
+    return round(1.35 * line.size)
+
+
+def _wrap(text: str, size: int, room: int, most: int) -> list[str]:
+    """Text broken at its spaces into at most ``most`` lines, cut where one does not fit."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and len(lines) < most and _font(size).getlength(longer) > room:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [_cut(line, size, room) for line in lines]
+
+
+def _cut(text: str, size: int, room: int) -> str:
+    while len(text) > 1 and _font(size).getlength(text) > room:
+        text = text[:-2] + "…"
+    return text
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 2) + 0.0:+.2f}" if np.isfinite(value) else "no score"

@@ -1,0 +1,164 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import ImageDraw
+
+from lightning_interp.bias_results import Version
+from lightning_interp.viz import gallery
+from lightning_interp.viz.interventions import _glow, _touches_region, _wrap, intervention_gallery
+from tests.helpers.bias_results import EYES, MOUTH, SIZE, bias_result, example, face
+from tests.helpers.results import HOSTILE
+
+BLUE, BROWN = (0x00, 0x72, 0xB2), (0xA8, 0x48, 0x0F)
+YELLOW = (255, 226, 64)
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Every text that is drawn, with its colour."""
+    texts = []
+    draw = ImageDraw.ImageDraw.text
+
+    def text(self, place, words, fill=None, **options):
+        texts.append((words, fill))
+        return draw(self, place, words, fill=fill, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    return texts
+
+
+def colors(texts):
+    return {words: tuple(bytes.fromhex(fill[1:])) for words, fill in texts}
+
+
+def test_a_shortcut_is_told_under_the_pictures(written):
+    # Masking the mouth changes the score by 0.2 of 4, masking the eyes by 4.5.
+    intervention_gallery(bias_result(examples=(example(4.0, 3.8, -0.5),)))
+    told = colors(written)
+    assert {"+4.00", "+3.80", "-0.50", "-0.20", "-4.50"} <= set(told)
+    assert told["should have changed"] == told["should have stayed"] == told["-0.20"] == told["-4.50"] == BROWN
+
+
+def test_a_network_that_looks_at_the_mouth_is_told_to_be_right(written):
+    intervention_gallery(bias_result(examples=(example(-4.0, -0.5, -3.8),)))
+    told = colors(written)
+    assert told["rightly changed"] == told["rightly stayed"] == told["+3.50"] == told["+0.20"] == BLUE
+    assert BROWN not in told.values()
+
+
+def test_half_of_the_original_score_counts_as_changed(written):
+    intervention_gallery(bias_result(examples=(example(4.0, 2.0, 4.0), example(4.0, 2.01, 4.0))))
+    assert [words for words, _ in written if words.endswith("changed")] == ["rightly changed", "should have changed"]
+
+
+def test_without_signal_nothing_is_judged(written):
+    intervention_gallery(bias_result(signal={"makeup": False, "blond": False}))
+    told = colors(written)
+    assert not [words for words in told if words.startswith(("rightly", "should have"))]
+    assert next(words for words, color in told.items() if color == BROWN).startswith("No signal yet: the network")
+
+
+def test_a_version_belongs_to_where_most_of_it_was_changed():
+    both = face()
+    both[MOUTH], both[EYES] = 0, face()[EYES] + 1
+    eyes = face()
+    eyes[EYES] = 0
+    one = example()
+    assert _touches_region(one, Version("", both, 0.0)) is True
+    assert _touches_region(one, Version("", eyes, 0.0)) is False
+    assert _touches_region(one, Version("", face(), 0.0)) is None
+
+
+def test_a_version_that_changes_nothing_and_scores_that_are_none_are_not_judged(written):
+    same = replace(example(), versions=(Version("original", face(), 4.0), Version("the same", face(), 4.0)), heat=None)
+    lost = replace(example(), versions=(Version("original", face(), np.nan), *example().versions[1:]), heat=None)
+    intervention_gallery(bias_result(examples=(same, lost)))
+    told = colors(written)
+    assert {"+0.00", "no score"} <= set(told)
+    assert not {BLUE, BROWN} & set(told.values())
+
+
+def test_evidence_in_the_region_is_counted_by_hand(written):
+    # 1 against in the mouth, 3 for in the eyes: a quarter; the mouth is 72 of 1024 pixels.
+    intervention_gallery(bias_result())
+    assert {"25 %", "in mouth (7 % of area)"} <= set(colors(written))
+
+
+def test_the_heat_map_is_signed_and_symmetric():
+    heat = np.array([[-2.0, 0.0, 1.0, np.nan]])
+    shown = _glow(np.full((1, 4, 3), 100, dtype=np.uint8), heat, 2.0)[0].tolist()
+    assert shown[0] == [70, 150, 255]
+    assert shown[1] == shown[3] == [45, 45, 45]
+    assert shown[2] == [150, 50, 42]
+
+
+def test_one_scale_for_all_rows(written):
+    weak = replace(example(), heat=example().heat / 100)
+    page = np.asarray(intervention_gallery(bias_result(examples=(example(), weak))))
+    red = (page.astype(int) == (255, 56, 40)).all(-1)
+    half = page.shape[0] // 2
+    assert red[100:half].sum() > 100
+    assert not red[half:].any()
+    assert "+0.037  for it" in colors(written)
+
+
+def test_the_region_is_outlined_in_the_original_and_the_heat_map_only():
+    page = np.asarray(intervention_gallery(bias_result(), tile=64))
+    columns = np.flatnonzero((page == YELLOW).all(-1).any(0))
+    slots = {int((column - 16) // (64 + 14)) for column in columns}
+    assert slots == {0, 3}
+    rows = np.flatnonzero((page == YELLOW).all(-1).any(1))
+    # Rows 20 to 25 of the mouth, twice as large, and the line around them.
+    assert rows[-1] - rows[0] + 1 == 2 * 6 + 2
+
+
+def test_pictures_stand_in_the_order_of_the_versions():
+    page = np.asarray(intervention_gallery(bias_result(examples=(example(heat=None),)), tile=SIZE)).astype(int)
+    top = np.flatnonzero((page == (40, 40, 200)).all(-1).any(1))[0] - 8
+    for slot, version in enumerate(example().versions):
+        left = 16 + slot * (SIZE + 14)
+        tile = page[top : top + SIZE, left : left + SIZE]
+        same = (tile == version.image).all(-1)
+        assert same.mean() > (0.95 if slot == 0 else 0.999)
+
+
+def test_the_header_names_target_region_and_contexts(written):
+    intervention_gallery(bias_result())
+    text = " ".join(words for words, _ in written)
+    assert "lipstick: does the mouth decide it, or makeup (eyes), or blond (hair)?" in text
+    assert "Changing the outlined mouth should change the score, changing anything else should not" in text
+
+
+def test_rows_of_different_lengths_and_no_rows():
+    short = replace(example(), versions=example().versions[:1], heat=np.zeros((SIZE, SIZE)))
+    two = intervention_gallery(bias_result(examples=(example(), short)))
+    none = intervention_gallery(bias_result(examples=(), contexts={}, signal={}))
+    assert two.width == 2 * 16 + 4 * (160 + 14) - 14
+    assert none.height < two.height / 4
+
+
+def test_wide_pictures_keep_their_proportions():
+    wide = np.zeros((10, 20, 3), dtype=np.uint8)
+    one = replace(example(), versions=(Version("original", wide, 1.0),), heat=None, region=np.zeros((10, 20), bool))
+    page = np.asarray(intervention_gallery(bias_result(examples=(one,)), tile=100))
+    black = np.argwhere((page == 0).all(-1))
+    assert (np.ptp(black, axis=0) + 1).tolist() == [50, 100]
+
+
+def test_long_texts_are_wrapped_and_cut():
+    assert _wrap("mouth of another face", 12, 10_000, 2) == ["mouth of another face"]
+    assert len(_wrap("mouth of another face, the other label", 12, 160, 2)) == 2
+    assert _wrap("x" * 500, 12, 160, 2)[0].endswith("x…")
+    assert _wrap("", 12, 160, 2) == [""]
+
+
+@pytest.mark.parametrize("matplotlib", [True, False])
+def test_hostile_names_are_drawn(matplotlib, monkeypatch):
+    monkeypatch.setattr(gallery, "available", lambda name: matplotlib)
+    gallery._font.cache_clear()
+    for name in HOSTILE:
+        versions = tuple(replace(version, caption=name) for version in example().versions)
+        made = bias_result(target=name, region=name, contexts={name: name}, examples=(example(versions=versions),))
+        assert intervention_gallery(made, tile=40).width == 560
+    gallery._font.cache_clear()
