@@ -72,9 +72,8 @@ def mean(sums: Tensor) -> Tensor:
 def variance(sums: Tensor) -> Tensor:
     """Unbiased variance, ``(...)`` float64, from the ``(..., 3)`` sums of :func:`moments`; NaN for n < 2."""
     n, total, squares = sums.unbind(-1)
-    spread = ((squares - total * total / n) / (n - 1)).clamp(min=0.0)
-    # For n = 1, rounding may leave x / 0, which is infinite and not NaN.
-    return torch.where(n > 1, spread, math.nan)
+    # 0 / 0 for n = 1; rounding may take the sum of squared deviations below 0.
+    return ((squares - total * total / n) / (n - 1)).clamp(min=0.0)
 
 
 def standard_error(sums: Tensor) -> Tensor:

@@ -325,5 +325,7 @@ def test_confidence_is_no_rounded_probability():
     tau = 1 - 1e-10
     table = confident_table(score, label, predicted_classes(score), label, (2, 1), tau)
     assert table.sum() == 1
+    unknown = torch.tensor([INF, NAN])
+    assert confident_table(unknown, label, label, label, (2, 1), 0.9).sum() == 0
     with pytest.raises(ValueError, match="tau must be in"):
         confident_table(score, label, label, label, (2, 1), 1.0)

@@ -113,6 +113,14 @@ def test_share_of_one_item_has_no_interval():
     assert math.isnan(got.high)
 
 
+def test_share_of_three_items_by_hand():
+    a, b = torch.tensor([1.0, 2.0, 6.0]), torch.tensor([0.0, -1.0, -2.0])
+    got = share_estimate(joint_moments(a, b))
+    # Means 3 and -1; errors of the means 7/3, 1/3 and -5/6 from deviations -2, -1, 3 and 1, 0, -1; slope (1, 3) / 16.
+    error = math.sqrt(7 / 3 + 9 / 3 - 2 * 3 * 5 / 6) / 16
+    assert got == pytest.approx((0.75, 0.75 - 1.959963984540054 * error, 0.75 + 1.959963984540054 * error))
+
+
 @pytest.mark.parametrize("correlation", [-0.8, 0.0, 0.8])
 def test_share_interval_covers_the_truth(correlation):
     """2,000 experiments of 150 items: the interval misses in 5 %, give or take four standard errors."""
