@@ -126,6 +126,9 @@ def test_columns_are_found_by_name(root: Path) -> None:
     points = POINTS[::-1]
     (root / "list_landmarks_align_celeba.csv").write_text(csv_table({FILES[1]: POINT_ROW[::-1]}, points))
     probe = CelebA(root, size=(218, 178))
+    assert [concept.name for concept in probe.concepts] == order
+    on = {concept.name for concept in probe.concepts if concept.number in probe.labels(1).image["attribute"]}
+    assert on == {name for name, value in attribute_values(2).items() if value == 1}
     assert probe.facts(1)["attributes"] == {name: int(v == 1) for name, v in attribute_values(2).items()}
     assert probe.facts(1)["landmarks"].tolist() == torch.tensor(POINT_ROW).view(5, 2).tolist()
     assert "landmarks" not in probe.facts(0)

@@ -63,6 +63,12 @@ def test_scaling_is_about_the_centres_of_pixels() -> None:
     assert torch.equal(centroids(double.masks(marked(POINTS, (7, 9)), (7, 9))), double.landmarks(POINTS, (7, 9)))
 
 
+def test_photos_are_antialiased() -> None:
+    # Fine stripes become grey; sampled at points, they would be black or white.
+    stripes = (torch.arange(24) % 4 == 0).float().expand(3, 24, 24)
+    assert JointTransform((3, 3)).image(stripes) == pytest.approx(torch.full((3, 3, 3), 0.25), abs=0.05)
+
+
 def test_crop_of_celeba() -> None:
     crop = JointTransform((178, 178), crop=(178, 178))
     image = torch.arange(218, dtype=torch.float32)[None, :, None].expand(3, 218, 178)
