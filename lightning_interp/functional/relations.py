@@ -54,8 +54,8 @@ def inference_patterns(contribution: Tensor, share: float = 0.9) -> Tensor:
     """
     size = contribution.double().abs().flatten(2)
     ordered, unit = size.sort(dim=-1, descending=True, stable=True)
-    before = ordered.cumsum(-1) - ordered
-    taken = (before < share * size.sum(-1, keepdim=True)) & (ordered > 0)
+    held = ordered.cumsum(-1)
+    taken = held - ordered < share * held[..., -1:]
     return torch.zeros_like(taken).scatter(-1, unit, taken).view(contribution.shape)
 
 

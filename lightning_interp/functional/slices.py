@@ -24,9 +24,10 @@ class WorstSlice:
     Args:
         error: Share of errors among the slice's images, none of which took part in finding it; NaN if none fell in.
         overall: Share of errors among all images.
-        chance: Mean ``error`` of the slices found the same way after shuffling the errors over the images; NaN where
+        chance: Mean ``error`` of slices found in the same way after shuffling the errors within each class; NaN where
             none had an image.
-        highest_chance: The largest of those: a slice that does not exceed it does not stand out.
+        highest_chance: The largest of those: a slice that does not exceed it does not stand out. 1.0 for a network
+            that always predicts one class, whose errors the labels alone explain.
         members: ``(size,)`` int64, the slice's images as rows of the input, nearest to the slice's centre first.
         count: Images searched: those with a finite embedding.
     """
@@ -71,7 +72,7 @@ def worst_slice(
         errors: ``(N,)`` bool, where the prediction is wrong.
         generator: On the CPU; the result is a function of the input and of its state.
         slices: Number of clusters in each half.
-        shuffles: Number of repetitions with shuffled errors.
+        shuffles: Number of repetitions with errors shuffled within each class.
 
     Raises:
         ValueError: If the three lengths differ, or fewer than ``2 * slices`` or more than :data:`MAX_IMAGES` images
@@ -90,12 +91,13 @@ def worst_slice(
     if not 2 * slices <= len(usable) <= MAX_IMAGES:
         raise ValueError(f"{len(usable)} finite embeddings; give {2 * slices} to {MAX_IMAGES} for {slices} slices")
     wrong = errors.cpu()[usable].bool()
-    features = _features(embeddings.cpu()[usable], labels.cpu()[usable])
+    classes = torch.unique(labels.cpu()[usable], return_inverse=True)[1]
+    features = _features(embeddings.cpu()[usable], classes)
     halves = torch.randperm(len(usable), generator=generator).chunk(2)
     members = _held_out_members(features, wrong, halves, slices, generator)
     by_chance = []
     for _ in range(shuffles):
-        shuffled = wrong[torch.randperm(len(wrong), generator=generator)]
+        shuffled = _shuffled(wrong, classes, generator)
         by_chance.append(_rate(shuffled[_held_out_members(features, shuffled, halves, slices, generator)]))
     chance = torch.tensor(by_chance, dtype=torch.float64)
     known = chance[~chance.isnan()]
@@ -129,12 +131,21 @@ def _rate(hits: Tensor) -> float:
     return float(hits.double().mean())
 
 
-def _features(embeddings: Tensor, labels: Tensor) -> Tensor:
+def _features(embeddings: Tensor, classes: Tensor) -> Tensor:
     """``(N, D + classes)`` float64: embeddings with unit mean square about their mean, and one-hot labels."""
     centred = embeddings.double() - embeddings.double().mean(0)
     scale = centred.square().sum(1).mean().sqrt()
-    one_hot = torch.nn.functional.one_hot(torch.unique(labels, return_inverse=True)[1]).double()
+    one_hot = torch.nn.functional.one_hot(classes).double()
     return torch.cat([centred / torch.where(scale > 0, scale, 1.0), one_hot], dim=1)
+
+
+def _shuffled(errors: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
+    """The errors, each moved to a random image of the same class."""
+    order = torch.randperm(len(errors), generator=generator)
+    drawn = order[classes[order].argsort(stable=True)]
+    moved = torch.empty_like(errors)
+    moved[classes.argsort(stable=True)] = errors[drawn]
+    return moved
 
 
 def _held_out_members(

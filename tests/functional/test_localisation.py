@@ -48,6 +48,7 @@ def test_by_hand():
     assert relevance_mass(MAP, LEFT).item() == pytest.approx(7 / 10)
     # The three largest are 4, 3, 2; two of them lie in the left column.
     assert relevance_rank(MAP, LEFT).item() == pytest.approx(2 / 3)
+    assert relevance_rank(MAP, MAP == 4).item() == 1.0
     assert pointing_game(MAP, LEFT).item() == 1.0
     # a = map / 10, m = 1/3 in the column: sum a m = 0.7 / 3.
     halves = [(0.4 + 1 / 3) / 2, (0.3 + 1 / 3) / 2, (1 / 3) / 2, 0.1 / 2, 0.2 / 2]

@@ -95,6 +95,9 @@ def test_labels_part_what_embeddings_do_not():
     found = worst_slice(embeddings, labels, labels == 7, g)
     assert found.error == 1.0
     assert (labels[found.members] == 7).all()
+    # A network that always predicts class 0, such as an untrained one: the labels explain its errors, no slice does.
+    assert found.chance == found.highest_chance == 1.0
+    assert found.overall < 0.6
 
 
 def test_deterministic_and_without_touching_the_global_generator():
