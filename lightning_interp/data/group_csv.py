@@ -74,7 +74,7 @@ class GroupCSV(JointPhotoSet):
     Attributes:
         groups: ``(N,)`` int64, the group of each photo.
         num_contexts: Number of contexts C.
-        training_shares: ``(Y * C,)`` float64, share of each group among the training rows of the file, whatever the
+        training_shares: ``(Y, C)`` float64, share of each group among the training rows of the file, whatever the
             split that was asked for; NaN if the file has none.
 
     Raises:
@@ -127,9 +127,10 @@ class GroupCSV(JointPhotoSet):
         self._numbers = {(concept.category, concept.name): concept.number for concept in self.concepts}
         self.num_contexts = 1 + max(row.context for row in everything)
         self.groups = self._groups(rows)
-        num_groups = self.num_contexts * (1 + max(row.label for row in everything))
-        counts = self._groups([row for row in everything if row.split == 0]).bincount(minlength=num_groups).double()
-        self.training_shares = counts / counts.sum()
+        num_labels = 1 + max(row.label for row in everything)
+        training = self._groups([row for row in everything if row.split == 0])
+        counts = training.bincount(minlength=num_labels * self.num_contexts).double()
+        self.training_shares = (counts / counts.sum()).view(num_labels, self.num_contexts)
 
     def _groups(self, rows: Sequence[_Row]) -> Tensor:
         return torch.tensor([row.label * self.num_contexts + row.context for row in rows], dtype=torch.int64)
