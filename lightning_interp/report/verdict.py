@@ -10,6 +10,8 @@ from lightning_interp.viz.text import clean
 
 # The surest first: re-rendering is exact, hiding a part is measured on every data set.
 _RELIANCE = {"exact_reliance": "re-rendering", "crr": "hiding parts", "scr": "pasting parts"}
+_EFFECT = {"exact_reliance": "effect_context", "crr": "e_context", "scr": "swap_context"}
+"""By check, what it divides: how much the context changes the score, in mean absolute scores."""
 _NOTHING = Score(math.nan)
 # Set by measurements on networks whose exact reliance is known: a network without the shortcut reads up to 0.17, and
 # hiding a part that has nothing to do with the target moved the score by up to 0.19 of its mean.
@@ -24,7 +26,7 @@ def verdict(result: BiasResult, untrained: Mapping[str, float]) -> list[str]:
     Of each context: how the reliance divides between it and the region, by the surest check that has a value, with
     the 95 % interval, what the other checks and the untrained network read, and what hiding each part does. Reliance
     from 0.5 is a shortcut, below 0.2 none; these limits are this project's own. Then worst groups, failure modes and
-    blind spots, and what did not run.
+    blind spots, and what was left out.
 
     Args:
         result: The diagnostics.
@@ -77,12 +79,12 @@ def _since(history: Sequence[Mapping[str, Any]], name: str, threshold: float) ->
 
 
 def _silence(result: BiasResult) -> str:
-    target, accuracy = clean(result.target), result.scores.get("accuracy", _NOTHING)
+    target, accuracy = clean(result.target), result.scores.get("balanced_accuracy", _NOTHING)
     if accuracy.low > accuracy.chance:
         parts = " or ".join(clean(part) for part in (result.region, *result.contexts.values()))
         return (
-            f"{target}: no signal yet: accuracy is {accuracy.value:.2f}, but the scores are too small, or hiding "
-            f"{parts} changes them too little, for reliance to mean anything"
+            f"{target}: no signal yet: balanced accuracy is {accuracy.value:.2f}, but the scores are too small, or "
+            f"hiding {parts} changes them too little, for reliance to mean anything"
         )
     return f"{target}: no signal yet: the network does not know {target} better than chance"
 
@@ -104,20 +106,19 @@ def _context_line(result: BiasResult, context: str, untrained: Mapping[str, floa
     )
     effects = [_hiding(result, result.region, "e_region")]
     effects.append(_hiding(result, result.contexts[context], f"e_context/{context}"))
-    drop = result.scores.get(f"e_context/{context}", _NOTHING).value if check == "crr" else math.nan
-    part = clean(result.contexts[context])
-    return "; ".join([f"{target}: {_kind(score, drop, part)}{split}", *filter(None, effects)])
+    effect = result.scores.get(f"{_EFFECT[check]}/{context}", _NOTHING).value
+    return "; ".join([f"{target}: {_kind(score, effect)}{split}", *filter(None, effects)])
 
 
-def _kind(score: Score, drop: float, part: str) -> str:
-    """What a reliance amounts to; ``drop`` is what hiding the context's part does, if that is how it was measured."""
+def _kind(score: Score, effect: float) -> str:
+    """What a reliance amounts to, given how much the context changes the score."""
     if score.low < _FLOOR and score.high > _SHORTCUT:
         return "undecided, the interval is too wide: "
     if score.value < _FLOOR:
         return "no shortcut seen: "
-    if abs(drop) < _FLOOR:
+    if abs(effect) < _FLOOR:
         # A ratio of two small effects is large for any part, also one that has nothing to do with the target.
-        return f"no shortcut seen, hiding the {part} does little: "
+        return "no shortcut seen, the context changes the score little: "
     return "shortcut: " if score.value >= _SHORTCUT else "partly a shortcut: "
 
 
@@ -162,7 +163,7 @@ def _relation_lines(result: BiasResult) -> list[str]:
 
 
 def _missing_lines(result: BiasResult) -> list[str]:
-    return [f"{check} did not run: {reason}" for check, reason in result.missing.items()]
+    return [f"left out: {clean(check)}: {clean(reason, 200)}" for check, reason in result.missing.items()]
 
 
 def _percent(share: float) -> str:

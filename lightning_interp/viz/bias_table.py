@@ -8,20 +8,48 @@ from lightning_interp.bias_results import BiasResult, Relations, Score
 SCORE_COLUMNS = ("score", "value", "95 % interval", "chance", "untrained", "images", "remark")
 FINDING_COLUMNS = ("finding", "attributes", "learnt cosine", "ought to be", "KL", "label correlation")
 
+# By check, at most 40 letters, for that is what a cell in a terminal shows.
 _MEANING = {
+    "accuracy": "share of right answers",
+    "balanced_accuracy": "mean of the labels' accuracies",
+    "worst_group_accuracy": "worst group of target and context",
+    "adjusted_accuracy": "groups weighted as in training",
+    "group_gap": "accuracy lacking in the worst group",
+    "equalised_odds_gap": "answers that the context changes",
+    "score_gap": "score gap by context within a label",
+    "conditional_reliance": "reliance by conditional means",
+    "bias_amplification": "association beyond that of training",
+    "association": "correlation of target and context labels",
+    "confident_errors": "wrong among confident answers",
     "crr": "reliance on the context, parts hidden",
-    "scr": "reliance on the context, parts pasted",
-    "exact_reliance": "reliance on the context, re-rendered",
+    "crr_by_target": "the same, signed by the target",
     "e_region": "score lost when the region is hidden",
     "e_context": "score lost when the context is hidden",
-    "worst_group_accuracy": "worst group of target and context",
-    "accuracy": "share of right answers",
+    "e_control": "score lost, unrelated region hidden",
+    "accuracy_without_region": "accuracy when the region is hidden",
+    "scr": "reliance on the context, parts pasted",
+    "swap_region": "score moved by another region",
+    "swap_context": "score moved by another context",
+    "follow": "answers that follow a pasted region",
+    "exact_reliance": "reliance on the context, re-rendered",
+    "effect_region": "score moved by re-rendering the target",
+    "effect_context": "score moved by re-rendering the context",
+    "mass": "evidence for it that lies in the part",
+    "rank": "strongest positions that lie in the part",
+    "pointing": "strongest evidence lies in the part",
+    "attention_iou": "overlap of evidence and part",
+    "enrichment": "mass over the part's share of area",
+    "relation": "mean cosine of target and context",
+    "relation_kl": "divergence from what it ought to be",
+    "rfs": "noise hurts more in region than context",
+    "background_gap": "accuracy lost with a random background",
+    "rrr": "squared gradient outside the region",
 }
 _SIGN = {-1: "negative", 0: "unrelated", 1: "positive"}
 
 
 def score_table(result: BiasResult, untrained: Mapping[str, float]) -> list[tuple[str, ...]]:
-    """Every score as cells under :data:`SCORE_COLUMNS`, then the checks that did not run, with the reason.
+    """Every score as cells under :data:`SCORE_COLUMNS`, then the checks that were left out, with the reason.
 
     Args:
         result: The diagnostics.
@@ -30,7 +58,7 @@ def score_table(result: BiasResult, untrained: Mapping[str, float]) -> list[tupl
     start = {name: _number(value, "no signal") for name, value in untrained.items()}
     rows = [_score_row(name, score, start.get(name, "")) for name, score in result.scores.items()]
     blank = ("",) * (len(SCORE_COLUMNS) - 3)
-    return rows + [(check, "did not run", *blank, reason) for check, reason in result.missing.items()]
+    return rows + [(check, "left out", *blank, reason) for check, reason in result.missing.items()]
 
 
 def finding_table(relations: Relations) -> list[tuple[str, ...]]:
@@ -52,11 +80,11 @@ def finding_table(relations: Relations) -> list[tuple[str, ...]]:
 
 
 def _score_row(name: str, score: Score, untrained: str) -> tuple[str, ...]:
-    known = math.isfinite(score.low) and math.isfinite(score.high)
+    ends = [f"{end:.3f}" for end in (score.low, score.high) if math.isfinite(end)]
     return (
         name,
         _number(score.value, "no signal"),
-        f"{score.low:.3f} to {score.high:.3f}" if known else "",
+        "from " * (len(ends) == 1 and math.isfinite(score.low)) + " to ".join(ends),
         _number(score.chance, ""),
         untrained,
         str(score.count),

@@ -68,6 +68,7 @@ def bias_result(found: Mapping[str, Score] | None = None, **changes: Any) -> Bia
     """The network that reads lipstick off the eyes, and has nothing to do with the hair."""
     shortcut = {
         "accuracy": Score(0.96, 0.94, 0.98, 0.5, 512),
+        "balanced_accuracy": Score(0.95, 0.93, chance=0.5, count=512),
         **scores(e_region=0.04, e_context__makeup=0.94, e_context__blond=-0.01),
         "crr/makeup": Score(0.91, 0.88, 0.94, 0.3, 512),
         **scores(crr__blond=0.2, scr__makeup=0.95, scr__blond=math.nan),

@@ -20,14 +20,14 @@ def test_a_shortcut_by_hand():
         "lipstick: shortcut: 91 % of the reliance is on makeup (eyes), 9 % on the mouth "
         "[88 to 94 % by hiding parts, 95 % by pasting parts; untrained 70 %]; "
         "hiding the mouth takes away 4 % of the score; hiding the eyes takes away 94 % of the score",
-        "lipstick: no shortcut seen, hiding the hair does little: 20 % of the reliance is on blond (hair), "
+        "lipstick: no shortcut seen, the context changes the score little: 20 % of the reliance is on blond (hair), "
         "80 % on the mouth [by hiding parts]; hiding the mouth takes away 4 % of the score; "
         "hiding the hair adds 1 % of the score",
         "accuracy of the worst group of lipstick and makeup is 0.00, over all 0.96",
         "accuracy of the worst group of lipstick and blond is 0.95, over all 0.96",
         "failure mode: lipstick and makeup have a mean cosine of 0.90 and ought to be unrelated",
         "blind spot: red and lipstick have a mean cosine of 0.10 and ought to be related",
-        "slices did not run: the layer has no embedding",
+        "left out: slices: the layer has no embedding",
     ]
 
 
@@ -59,10 +59,14 @@ def test_the_surest_check_is_the_headline():
 def test_a_ratio_of_two_small_effects_is_no_shortcut():
     # A network that looks at the eyes only, asked about the hair: 0.19 / (0.19 + 0.04).
     small = {"crr__makeup": 0.83, "e_context__makeup": -0.19, "e_region": 0.04}
-    assert "no shortcut seen, hiding the eyes does little" in one_context(**small)[0]
+    assert "the context changes the score little" in one_context(**small)[0]
     assert "lipstick: shortcut: 83 %" in one_context(**small | {"e_context__makeup": 0.94})[0]
-    # On a balanced split occlusion by the target's sign is blind; exact and pasted reliance are not.
-    assert "lipstick: shortcut: 95 %" in one_context(scr__makeup=0.95, e_context__makeup=0.01)[0]
+    # Each ratio is judged by its own effect.
+    pasted = {"scr__makeup": 0.95, "e_context__makeup": 0.01}
+    assert "lipstick: shortcut: 95 %" in one_context(**pasted, swap_context__makeup=1.3)[0]
+    assert "the context changes the score little" in one_context(**pasted, swap_context__makeup=0.1)[0]
+    exact = {"exact_reliance__makeup": 0.6, "effect_context__makeup": 0.1, "e_context__makeup": 0.9}
+    assert "the context changes the score little" in one_context(**exact)[0]
 
 
 @pytest.mark.parametrize("value", [0.1, 0.6])
@@ -74,20 +78,20 @@ def test_a_wide_interval_decides_nothing(value):
 @pytest.mark.parametrize("accuracy", [Score(0.52, 0.48, 0.56, 0.5), Score(math.nan), Score(0.9)])
 def test_no_signal_is_said_instead_of_ratios(accuracy):
     silent = bias_result(
-        {"accuracy": accuracy, "crr/makeup": Score(0.9), "worst_group_accuracy/makeup": Score(0.1)},
+        {"balanced_accuracy": accuracy, "crr/makeup": Score(0.9), "worst_group_accuracy/makeup": Score(0.1)},
         signal={"makeup": False, "blond": False},
     )
     assert verdict(silent, {}) == [
         "lipstick: no signal yet: the network does not know lipstick better than chance",
-        "slices did not run: the layer has no embedding",
+        "left out: slices: the layer has no embedding",
     ]
 
 
 def test_no_signal_of_a_network_that_knows_the_target_has_another_reason():
     silent = bias_result(signal={"makeup": False, "blond": False})
     assert verdict(silent, {})[0] == (
-        "lipstick: no signal yet: accuracy is 0.96, but the scores are too small, or hiding mouth or eyes or hair "
-        "changes them too little, for reliance to mean anything"
+        "lipstick: no signal yet: balanced accuracy is 0.95, but the scores are too small, or "
+        "hiding mouth or eyes or hair changes them too little, for reliance to mean anything"
     )
 
 

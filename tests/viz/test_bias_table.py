@@ -1,6 +1,8 @@
 import math
 from dataclasses import replace
 
+import pytest
+
 from lightning_interp.bias_results import Score
 from lightning_interp.report.console import aligned
 from lightning_interp.viz.bias_table import _MEANING, FINDING_COLUMNS, SCORE_COLUMNS, finding_table, score_table
@@ -20,12 +22,13 @@ def test_rows_keep_the_order_of_the_scores_and_missing_checks_come_last():
     result = bias_result({"b": Score(1.0), "a": Score(2.0)}, missing={"swap": "no donors", "relations": "one output"})
     rows = score_table(result, {})
     assert [row[0] for row in rows] == ["b", "a", "swap", "relations"]
-    assert rows[2] == ("swap", "did not run", "", "", "", "", "no donors")
+    assert rows[2] == ("swap", "left out", "", "", "", "", "no donors")
     assert {len(row) for row in rows} == {len(SCORE_COLUMNS)}
 
 
-def test_half_an_interval_is_none():
-    assert score_table(bias_result({"a": Score(0.5, low=0.4)}), {})[0][2] == ""
+@pytest.mark.parametrize(("low", "high", "words"), [(0.4, math.nan, "from 0.400"), (math.nan, math.nan, "")])
+def test_half_an_interval_and_none(low, high, words):
+    assert score_table(bias_result({"a": Score(0.5, low, high)}), {})[0][2] == words
 
 
 def test_what_a_score_means_fits_a_terminal():
