@@ -132,10 +132,10 @@ def test_swap_with_the_image_itself_changes_nothing():
 
 def test_sums_by_hand():
     y, c = torch.tensor([1, 0, 1, 1, -1]), torch.tensor([0, 0, 1, 1, 1])
-    s = torch.tensor([3.0, -1.0, NAN, 5.0, 9.0])
+    s = torch.tensor([3.0, -1.0, NAN, INF, 9.0])
     filled, context = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0]), torch.tensor([4.0, -2.0, 0.0, 0.0, 0.0])
     keep = torch.tensor([True, True, True, False, True])
-    # a: 2 and 2; b: 1 and -1. The third is NaN, the fourth lacks a region, the fifth has no label.
+    # a: 2 and 2; b: 1 and -1. The third is NaN, the fourth lacks a region (so its score is no fault), the fifth has no label.
     assert occlusion_sums(s, filled, context, y, c, keep).tolist() == [2, 4, 0, 8, 2, 0, 4, 1]
     do = (torch.tensor([1.0, INF]), torch.tensor([0.0, 0.0])), (torch.tensor([0.0, 0.0]), torch.tensor([2.0, 1.0]))
     assert exact_sums(torch.tensor([-7.0, 1.0]), *do).tolist() == [1, 1, -2, 1, 4, -2, 7, 1]
