@@ -135,7 +135,7 @@ def test_sums_by_hand():
     s = torch.tensor([3.0, -1.0, NAN, INF, 9.0])
     filled, context = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0]), torch.tensor([4.0, -2.0, 0.0, 0.0, 0.0])
     keep = torch.tensor([True, True, True, False, True])
-    # a: 2 and 2; b: 1 and -1. The third is NaN, the fourth lacks a region (so its score is no fault), the fifth has no label.
+    # a: 2, 2; b: 1, -1. The third is NaN, the fourth lacks a region (its score is no fault), the fifth has no label.
     assert occlusion_sums(s, filled, context, y, c, keep).tolist() == [2, 4, 0, 8, 2, 0, 4, 1]
     do = (torch.tensor([1.0, INF]), torch.tensor([0.0, 0.0])), (torch.tensor([0.0, 0.0]), torch.tensor([2.0, 1.0]))
     assert exact_sums(torch.tensor([-7.0, 1.0]), *do).tolist() == [1, 1, -2, 1, 4, -2, 7, 1]
