@@ -19,7 +19,8 @@ from lightning_interp.viz.text import clean
 _GAP = 14
 _MARGIN = 16
 _TITLE = 26
-_FOOT = 118  # two lines of caption, the score, the change, whether it is right
+_SMALL = 12  # letters of captions
+_NUMBERS = 86  # the score, the change, whether it is right
 _LEGEND = 26
 _NARROWEST = 560
 _PAGE = "#FFFFFF"
@@ -40,13 +41,29 @@ class _Line(NamedTuple):
     color: str
 
 
+class _Layout(NamedTuple):
+    """What all rows share.
+
+    Attributes:
+        cell: Width and height of a picture as drawn.
+        captions: Lines of the longest caption.
+        limit: Absolute contribution in full colour; 0 without a heat map.
+        least: Smallest absolute change that counts; NaN where changes are not judged.
+    """
+
+    cell: tuple[int, int]
+    captions: int
+    limit: float
+    least: float
+
+
 def intervention_gallery(result: BiasResult, *, tile: int = 160) -> Image.Image:
     """Draw the examples, one a row: the image, its changed versions, and where the evidence lies.
 
-    A version whose changed pixels lie mostly in the region should change the score, any other should not; it counts
-    as changed by at least half of the original's absolute score. Blue says that it is as it should be, brown
-    that it is not; without signal nothing is judged. The heat map has red for and blue against the target, on one
-    symmetric scale for all rows; under it stands the share of its absolute values that lies in the region.
+    A version whose changed pixels lie mostly in the region should change the score, any other should not; a change
+    counts from half of the originals' mean absolute score. Blue says that it is as it should be, brown that it is
+    not; without signal nothing is judged. The heat map has red for and blue against the target, on one symmetric
+    scale for all rows; under it stands the share of its absolute values that lies in the region.
 
     Args:
         result: The diagnostics; its ``examples`` are drawn, in their order.
@@ -55,35 +72,43 @@ def intervention_gallery(result: BiasResult, *, tile: int = 160) -> Image.Image:
     Returns:
         An RGB image.
     """
-    examples = result.examples
-    limit = _limit(examples)
-    cell = _cell(examples[0].region.shape, tile) if examples else (tile, tile)
+    examples, layout = result.examples, _layout(result, tile)
     columns = max((len(e.versions) + (e.heat is not None) for e in examples), default=0)
-    width = max(2 * _MARGIN + columns * (cell[0] + _GAP) - _GAP, _NARROWEST)
-    header = _header(result, width - 2 * _MARGIN)
-    head = _MARGIN + sum(_height(line) for line in header) + (_LEGEND if limit else 0) + 6
-    row = _TITLE + cell[1] + _FOOT
+    width = max(2 * _MARGIN + columns * (layout.cell[0] + _GAP) - _GAP, _NARROWEST)
+    header = _header(result, layout.least, width - 2 * _MARGIN)
+    head = _MARGIN + sum(_height(line.size) for line in header) + (_LEGEND if layout.limit else 0) + 6
+    row = _TITLE + layout.cell[1] + layout.captions * _height(_SMALL) + _NUMBERS
     page = Image.new("RGB", (width, head + row * len(examples) + _MARGIN // 2), _PAGE)
     top = _write(page, (_MARGIN, _MARGIN), header)
-    if limit:
-        _legend(page, (_MARGIN, top + 4), limit, clean(result.target))
+    if layout.limit:
+        _legend(page, (_MARGIN, top + 4), layout.limit, clean(result.target))
     for i, example in enumerate(examples):
-        _row(page, head + i * row, example, result, cell, limit)
+        _row(page, head + i * row, example, result, layout)
     return page
 
 
-def _header(result: BiasResult, room: int) -> list[_Line]:
+def _layout(result: BiasResult, tile: int) -> _Layout:
+    examples = result.examples
+    cell = _cell(examples[0].region.shape, tile) if examples else (tile, tile)
+    captions = [len(_caption(version, cell[0])) for e in examples for version in e.versions]
+    scores = [abs(e.versions[0].logit) for e in examples if np.isfinite(e.versions[0].logit)]
+    judged = scores and any(result.signal.values())
+    return _Layout(cell, max(captions, default=1), _limit(examples), float(np.mean(scores)) / 2 if judged else np.nan)
+
+
+def _header(result: BiasResult, least: float, room: int) -> list[_Line]:
     """What the picture asks, and how to read it."""
     target, region = clean(result.target), clean(result.region)
     contexts = [f"{clean(name)} ({clean(place)})" for name, place in result.contexts.items()]
     title = f"{target}: does the {region} decide it{''.join(f', or {c}' for c in contexts)}?"
     reading = (
         f"Under each picture: its score (log-odds), then the change against the original. Changing the outlined "
-        f"{region} should change the score, changing anything else should not; a change counts from half of the "
-        f"original's score."
+        f"{region} should change the score, changing anything else should not."
     )
+    if np.isfinite(least):
+        reading += f" A change counts from {least:.2f}, half of the originals' mean score."
     lines = [_Line(text, 18, INK) for text in _wrap(title, 18, room, 2)]
-    lines += [_Line(text, 12, MUTED) for text in _wrap(reading, 12, room, 4)]
+    lines += [_Line(text, _SMALL, MUTED) for text in _wrap(reading, _SMALL, room, 4)]
     if not any(result.signal.values()):
         silence = f"No signal yet: the network does not know {target} well enough for its scores to mean anything."
         lines += [_Line(text, 13, _WRONG) for text in _wrap(silence, 13, room, 2)]
@@ -95,56 +120,65 @@ def _legend(page: Image.Image, place: tuple[int, int], limit: float, target: str
     (left, top), bar = place, (180, 14)
     draw, scale = ImageDraw.Draw(page), np.broadcast_to(np.linspace(-limit, limit, bar[0]), bar[::-1])
     texts = (f"evidence against {target}  -{limit:.2g}", f"+{limit:.2g}  for it")
-    draw.text((left, top), texts[0], fill=MUTED, font=_font(12))
-    left += round(_font(12).getlength(texts[0])) + 8
+    draw.text((left, top), texts[0], fill=MUTED, font=_font(_SMALL))
+    left += round(_font(_SMALL).getlength(texts[0])) + 8
     page.paste(Image.fromarray(_glow(np.full((*bar[::-1], 3), 128, dtype=np.uint8), scale, limit)), (left, top))
-    draw.text((left + bar[0] + 8, top), texts[1], fill=MUTED, font=_font(12))
+    draw.text((left + bar[0] + 8, top), texts[1], fill=MUTED, font=_font(_SMALL))
 
 
-def _row(
-    page: Image.Image, top: int, example: Example, result: BiasResult, cell: tuple[int, int], limit: float
-) -> None:
+def _row(page: Image.Image, top: int, example: Example, result: BiasResult, layout: _Layout) -> None:
     ImageDraw.Draw(page).line((_MARGIN, top, page.width - _MARGIN, top), fill=_RULE)
     title = f"image {example.index}: {clean(result.target)} = {example.label}"
     _write(page, (_MARGIN, top + 5), [_Line(title, 13, INK)])
-    original, judged = example.versions[0], any(result.signal.values())
+    original, top = example.versions[0], top + _TITLE
     for slot, version in enumerate(example.versions):
-        picture = Image.fromarray(version.image).resize(cell, Image.Resampling.LANCZOS)
+        picture = Image.fromarray(version.image).resize(layout.cell, Image.Resampling.LANCZOS)
+        foot = _change(example, version, layout.least)
         if version is original:
-            foot = [_Line(_signed(version.logit), 22, INK), _Line("score", 12, MUTED)]
-        else:
-            foot = _change(example, version, judged=judged)
-        _tile(page, (slot, top + _TITLE), _outlined(picture, example.region) if slot == 0 else picture,
-              version.caption, foot)  # fmt: skip
+            picture = _outlined(picture, example.region)
+            foot = [_Line(_signed(version.logit), 22, INK), _Line("score", _SMALL, MUTED)]
+        _tile(page, (slot, top), picture, _caption(version, layout.cell[0]), foot, layout)
     if example.heat is not None:
-        glow = Image.fromarray(_glow(original.image, example.heat, limit)).resize(cell, Image.Resampling.LANCZOS)
-        _tile(page, (len(example.versions), top + _TITLE), _outlined(glow, example.region), "where the evidence lies",
-              _inside(example.heat, example.region, clean(result.region)))  # fmt: skip
+        glow = Image.fromarray(_glow(original.image, example.heat, layout.limit))
+        picture = _outlined(glow.resize(layout.cell, Image.Resampling.LANCZOS), example.region)
+        foot = _inside(example.heat, example.region, clean(result.region))
+        caption = _wrap("where the evidence lies", _SMALL, layout.cell[0], 1)
+        _tile(page, (len(example.versions), top), picture, caption, foot, layout)
 
 
-def _tile(page: Image.Image, place: tuple[int, int], picture: Image.Image, caption: str, foot: list[_Line]) -> None:
+def _tile(
+    page: Image.Image,
+    place: tuple[int, int],
+    picture: Image.Image,
+    caption: list[str],
+    foot: list[_Line],
+    layout: _Layout,
+) -> None:
     """One picture with its caption and numbers; ``place`` is the column and the top in pixels."""
-    width, height = picture.size
-    left = _MARGIN + place[0] * (width + _GAP)
+    width, height = layout.cell
+    left, below = _MARGIN + place[0] * (width + _GAP), place[1] + height + 4
     page.paste(picture, (left, place[1]))
-    words = [_Line(text, 12, INK) for text in _wrap(clean(caption, 80), 12, width, 2)]
-    # The numbers of a row stand at one height, however long the captions are.
-    _write(page, (left, place[1] + height + 4), words)
+    _write(page, (left, below), [_Line(text, _SMALL, INK) for text in caption])
+    # The numbers of a row stand at one height, however long its captions are.
     cut = [line._replace(text=_cut(line.text, line.size, width)) for line in foot]
-    _write(page, (left, place[1] + height + 4 + 2 * _height(words[0])), cut)
+    _write(page, (left, below + layout.captions * _height(_SMALL)), cut)
 
 
-def _change(example: Example, version: Version, *, judged: bool) -> list[_Line]:
+def _caption(version: Version, room: int) -> list[str]:
+    return _wrap(clean(version.caption, 80), _SMALL, room, 2)
+
+
+def _change(example: Example, version: Version, least: float) -> list[_Line]:
     """The score, how it differs from the original's, and whether it ought to."""
-    score = example.versions[0].logit
-    change = version.logit - score
-    changed, should = abs(change) >= abs(score) / 2, _touches_region(example, version)
-    numbers = [_Line(_signed(version.logit), 22, INK)]
-    if not judged or should is None or not np.isfinite(change):
-        return [*numbers, _Line(_signed(change), 17, MUTED)]
-    color = _RIGHT if changed == should else _WRONG
-    word = ("rightly " if changed == should else "should have ") + ("changed" if should else "stayed")
-    return [*numbers, _Line(_signed(change), 17, color), _Line(word, 12, color)]
+    change = version.logit - example.versions[0].logit
+    should = _touches_region(example, version)
+    score = _Line(_signed(version.logit), 22, INK)
+    if should is None or not np.isfinite(least + change):
+        return [score, _Line(_signed(change), 17, MUTED)]
+    right = (abs(change) >= least) == should
+    word = ("rightly " if right else "should have ") + ("changed" if should else "stayed")
+    color = _RIGHT if right else _WRONG
+    return [score, _Line(_signed(change), 17, color), _Line(word, _SMALL, color)]
 
 
 def _touches_region(example: Example, version: Version) -> bool | None:
@@ -162,7 +196,7 @@ def _inside(heat: Floats, region: NDArray[np.bool_], name: str) -> list[_Line]:
         return [_Line("none", 22, MUTED)]
     share = f"{100 * weight[region].sum() / whole:.0f} %"
     area = f"in {name} ({100 * region.mean():.0f} % of area)"
-    return [_Line(share, 22, INK), _Line(area, 12, MUTED)]
+    return [_Line(share, 22, INK), _Line(area, _SMALL, MUTED)]
 
 
 def _limit(examples: tuple[Example, ...]) -> float:
@@ -196,12 +230,12 @@ def _write(page: Image.Image, place: tuple[int, int], lines: list[_Line]) -> int
     draw, (left, top) = ImageDraw.Draw(page), place
     for line in lines:
         draw.text((left, top), line.text, fill=line.color, font=_font(line.size))
-        top += _height(line)
+        top += _height(line.size)
     return top
 
 
-def _height(line: _Line) -> int:
-    return round(1.35 * line.size)
+def _height(size: int) -> int:
+    return round(1.35 * size)
 
 
 def _wrap(text: str, size: int, room: int, most: int) -> list[str]:

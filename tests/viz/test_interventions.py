@@ -47,9 +47,18 @@ def test_a_network_that_looks_at_the_mouth_is_told_to_be_right(written):
     assert BROWN not in told.values()
 
 
-def test_half_of_the_original_score_counts_as_changed(written):
-    intervention_gallery(bias_result(examples=(example(4.0, 2.0, 4.0), example(4.0, 2.01, 4.0))))
+def test_half_of_the_mean_score_counts_as_changed(written):
+    # Originals of 6 and -2: a change counts from 2, also in the row whose own score is small.
+    intervention_gallery(bias_result(examples=(example(6.0, 4.0, 6.0), example(-2.0, -0.01, -2.0))))
     assert [words for words, _ in written if words.endswith("changed")] == ["rightly changed", "should have changed"]
+    assert "A change counts from 2.00, half of the originals' mean score." in " ".join(words for words, _ in written)
+
+
+def test_captions_of_two_lines_make_room_for_all():
+    long = replace(example().versions[1], caption="the mouth of another face that has no lipstick")
+    two = example(versions=(*example().versions[:2], long))
+    heights = [intervention_gallery(bias_result(examples=(e, e))).height for e in (example(), two)]
+    assert heights[1] - heights[0] == 2 * 16
 
 
 def test_without_signal_nothing_is_judged(written):
