@@ -1,13 +1,21 @@
 """Watch what a CNN learns while PyTorch Lightning trains it.
 
-Add a callback to the ``Trainer`` (:class:`NetworkDissection`), or dissect a finished network
-(:func:`dissect`); the probe sets are in :mod:`lightning_interp.data`.
+Add callbacks to the ``Trainer`` (:class:`NetworkDissection`, :class:`ContextBias`, :class:`RightReasons`), or look at
+a finished network (:func:`dissect`, :func:`diagnose`); the probe sets are in :mod:`lightning_interp.data`.
 """
 
+from lightning_interp.bias import diagnose
+from lightning_interp.bias_results import BiasResult
+from lightning_interp.callbacks.context_bias import ContextBias
 from lightning_interp.callbacks.dissection import NetworkDissection
+from lightning_interp.callbacks.right_reasons import RightReasons
 from lightning_interp.data import (
     Broden,
+    CelebA,
+    CelebAMaskHQ,
     Concept,
+    FacesWithParts,
+    GroupCSV,
     Labels,
     PetProbe,
     ProbeItem,
@@ -25,11 +33,17 @@ from lightning_interp.schedule import Every
 __version__ = "0.1.0"
 
 __all__ = [
+    "BiasResult",
     "Broden",
+    "CelebA",
+    "CelebAMaskHQ",
     "Concept",
+    "ContextBias",
     "DatasetError",
     "DissectionResult",
     "Every",
+    "FacesWithParts",
+    "GroupCSV",
     "InterpError",
     "Labels",
     "LayerDissection",
@@ -41,8 +55,10 @@ __all__ = [
     "ProbeItem",
     "ProbeSet",
     "RenderedFaces",
+    "RightReasons",
     "SegmentationFolder",
     "VOCProbe",
+    "diagnose",
     "dissect",
     "load_result",
     "save_result",

@@ -1,7 +1,7 @@
 """What every probing callback shares: when to probe, with which weights, on which processes, and where to write."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_interp._lightning import Callback, LightningModule, Trainer, rank_zero_info, rank_zero_warn
 from lightning_interp.errors import ProbeError
 from lightning_interp.logging.adapters import shows, write
-from lightning_interp.logging.artifacts import Artifact, Scalars, safe_tag
+from lightning_interp.logging.artifacts import Artifact, CustomScalars, Scalars, safe_tag
 from lightning_interp.logging.guard import Guard
 from lightning_interp.logging.tensorboard import outlive
 from lightning_interp.probing.ranks import Ranks
@@ -22,6 +22,7 @@ from lightning_interp.schedule import Every
 Result = TypeVar("Result")
 
 Output = tuple[type[Artifact], Callable[[], Artifact]]
+Charts = dict[str, tuple[str, Sequence[str]]]
 
 _LOGGING = ("log", "log_dict")
 _SHARDED = {"FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"}
@@ -58,6 +59,8 @@ class ProbeCallback(Callback, Generic[Result]):
         """Forget every probe: a new training begins."""
         self.last_epoch: int | None = None
         self.result: Result | None = None
+        self._laid_out = False
+        self._together: list[ProbeCallback[Any]] = []
 
     @abstractmethod
     def prepare(self, module: LightningModule, forward: Callable[[Tensor], Any]) -> None:
@@ -81,6 +84,10 @@ class ProbeCallback(Callback, Generic[Result]):
     @abstractmethod
     def artifacts(self, result: Result) -> Iterable[Output]:
         """Kind and maker of every figure and table, in order; a maker is called for each logger that shows it."""
+
+    @abstractmethod
+    def charts(self, result: Result) -> tuple[str, Charts]:
+        """Heading and charts for TensorBoard's custom scalars: by title, kind and tags."""
 
     @abstractmethod
     def save(self, result: Result, folder: Path) -> None:
@@ -107,7 +114,8 @@ class ProbeCallback(Callback, Generic[Result]):
         if kind:
             raise ProbeError(f"{self.name}: {kind.pop()} shards the weights; probing it is not supported")
         callbacks = list(trainer.callbacks)  # type: ignore[attr-defined]  # set by a connector
-        twins = [c for c in callbacks if isinstance(c, ProbeCallback) and c.name == self.name and c is not self]
+        self._together = [c for c in callbacks if isinstance(c, ProbeCallback)]
+        twins = [c for c in self._together if c.name == self.name and c is not self]
         if twins:
             raise ProbeError(f"two callbacks are named '{self.name}'; give one of them another name=")
         averaging = [c for c in callbacks if "WeightAveraging" in _base_names(c)]
@@ -213,7 +221,15 @@ class ProbeCallback(Callback, Generic[Result]):
         with same_random_state():
             with self._guard("files"):
                 self.save(result, root / folder)
+            self._write_all(trainer, self._layout())
             self._write_all(trainer, self.artifacts(result))
+
+    def _layout(self) -> Iterator[Output]:
+        if not self._laid_out:
+            self._laid_out = True
+            # TensorBoard shows one layout a run: each callback writes those before it again.
+            found = dict(c.charts(c.result) for c in self._together if c.result is not None)
+            yield CustomScalars, lambda: CustomScalars(found)
 
     def _folder(self, trainer: Trainer) -> Path:
         # trainer.log_dir is a collective call: every process must come here.

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from lightning_interp._extras import available
 from lightning_interp._lightning import LightningModule, Trainer, rank_zero_info, rank_zero_warn
-from lightning_interp.callbacks.base import Output, ProbeCallback, is_trial
+from lightning_interp.callbacks.base import Charts, Output, ProbeCallback, is_trial
 from lightning_interp.data.probe import ProbeSet
 from lightning_interp.dissect import Dissector
 from lightning_interp.functional.history import concept_changes
 from lightning_interp.logging.artifacts import (
     Artifact,
-    CustomScalars,
     Figure,
     Histogram,
     Image,
@@ -154,14 +153,10 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
         super().reset()
         self.history: list[dict[str, Any]] = []
         self._gallery: dict[str, list[int]] = {}
-        self._laid_out = False
-        self._together: list[NetworkDissection] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """As every probe; ``fast_dev_run`` probes one batch."""
         super().setup(trainer, pl_module, stage)
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
-        self._together = [c for c in callbacks if isinstance(c, NetworkDissection)]
         self.dissector.limit = self.dissector.batch_size if is_trial(trainer) else None
         if not available("matplotlib"):
             rank_zero_info(f"{self.name}: without matplotlib there are no charts: pip install 'lightning-interp[viz]'")
@@ -196,13 +191,21 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
         """Write counts, thresholds and tables."""
         save_result(result, folder)
 
+    def charts(self, result: DissectionResult) -> tuple[str, Charts]:
+        """What was found beside what chance gives, detectors by category, changes."""
+        charts: Charts = {}
+        for layer, found in result.layers.items():
+            tag = f"{self.name}/{layer}"
+            for title, keys in (
+                ("unique detectors", ["unique_detectors", "unique_by_chance"]),
+                ("detectors by category", [f"{category}/detectors" for category in found.categories]),
+                ("born, died, changed", ["born", "died", "changed"]),
+            ):
+                charts[f"{layer}: {title}"] = ("Multiline", [f"{tag}/{key}" for key in keys])
+        return f"Network Dissection: {self.name}", charts
+
     def artifacts(self, result: DissectionResult) -> Iterable[Output]:
         """Galleries, charts, tables and histograms of every layer."""
-        if not self._laid_out:
-            self._laid_out = True
-            # TensorBoard shows one layout a run: each callback writes those before it again.
-            found = [(c.name, c.result) for c in self._together if c.result is not None]
-            yield CustomScalars, lambda: CustomScalars({f"Network Dissection: {n}": _charts(n, r) for n, r in found})
         for name, layer in result.layers.items():
             yield from self._layer_artifacts(f"{self.name}/{name}", result, layer)
 
@@ -274,23 +277,3 @@ def _history_entry(result: DissectionResult) -> dict[str, Any]:
         for name, layer in result.layers.items()
     }
     return {"epoch": -1 if epoch is None else epoch, "step": result.meta["global_step"], "detects": detects}
-
-
-def _charts(name: str, result: DissectionResult) -> dict[str, tuple[str, Sequence[str]]]:
-    """One callback's charts: what was found beside what chance gives, detectors by category, changes."""
-    charts: dict[str, tuple[str, Sequence[str]]] = {}
-    for layer, found in result.layers.items():
-        tag = f"{name}/{layer}"
-        charts[f"{layer}: unique detectors"] = (
-            "Multiline",
-            [f"{tag}/{key}" for key in ("unique_detectors", "unique_by_chance")],
-        )
-        charts[f"{layer}: detectors by category"] = (
-            "Multiline",
-            [f"{tag}/{category}/detectors" for category in found.categories],
-        )
-        charts[f"{layer}: born, died, changed"] = (
-            "Multiline",
-            [f"{tag}/{key}" for key in ("born", "died", "changed")],
-        )
-    return charts

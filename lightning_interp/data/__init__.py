@@ -2,24 +2,39 @@
 
 from lightning_interp.data.adapters import PetProbe, VOCProbe
 from lightning_interp.data.broden import Broden
+from lightning_interp.data.celeba import CelebA, CelebAMaskHQ
+from lightning_interp.data.face_parts import FacesWithParts
 from lightning_interp.data.faces import RenderedFaces
 from lightning_interp.data.files import write_manifest
 from lightning_interp.data.folder import SegmentationFolder
+from lightning_interp.data.group_csv import GroupCSV
+from lightning_interp.data.group_sampler import GroupBalancedSampler
+from lightning_interp.data.part_regions import LandmarkRegions, PartRegions
 from lightning_interp.data.probe import Concept, Labels, ProbeItem, ProbeSet
+from lightning_interp.data.recolour import Recoloured, recolour
 from lightning_interp.data.render import render
 from lightning_interp.data.sampler import ShardSampler
 
 __all__ = [
     "Broden",
+    "CelebA",
+    "CelebAMaskHQ",
     "Concept",
+    "FacesWithParts",
+    "GroupBalancedSampler",
+    "GroupCSV",
     "Labels",
+    "LandmarkRegions",
+    "PartRegions",
     "PetProbe",
     "ProbeItem",
     "ProbeSet",
+    "Recoloured",
     "RenderedFaces",
     "SegmentationFolder",
     "ShardSampler",
     "VOCProbe",
+    "recolour",
     "render",
     "write_manifest",
 ]

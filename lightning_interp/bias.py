@@ -1,0 +1,350 @@
+"""Context-bias diagnostics of a network on a probe set: the same engine inside and outside of training."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_interp.bias_pictures import draw_examples, example_indices
+from lightning_interp.bias_results import BiasResult, Example, Score
+from lightning_interp.checks import CHECKS, DEFAULT_CHECKS, Check
+from lightning_interp.checks.asked import Asked
+from lightning_interp.checks.relations import AttributeRelations
+from lightning_interp.checks.view import View
+from lightning_interp.data.part_regions import FindRegions, check_names
+from lightning_interp.data.probe import ProbeSet
+from lightning_interp.data.region_bank import RegionBank
+from lightning_interp.errors import DatasetError
+from lightning_interp.functional.fills import FILLS, Fill
+from lightning_interp.functional.groups import BalancedAccuracy, balanced_accuracy, contingency_table
+from lightning_interp.functional.moments import mean_estimate
+from lightning_interp.probing.describe import describe_layers
+from lightning_interp.probing.gradients import Gradients, layer_gradients
+from lightning_interp.probing.layers import resolve_layers
+from lightning_interp.probing.ranks import Ranks
+from lightning_interp.probing.runner import Forward, Stopped, module_device, prepare
+from lightning_interp.probing.session import probing
+
+
+class Diagnoser:
+    """Asks a network again and again what its score of a target depends on; regions and labels are kept in between.
+
+    Args:
+        probe: The probe set; its ``facts`` give the attributes.
+        target: The attribute.
+        region: The region that should decide it.
+        contexts: By context attribute, its region.
+        checks: Names of :data:`~lightning_interp.checks.CHECKS`.
+        fills: How to fill regions, of :data:`~lightning_interp.functional.fills.FILLS`; the first is the headline.
+        outputs: What the columns of the network's output stand for, each a binary attribute; None for one output,
+            or for one a class of the target.
+        regions: Function from a probe item to region masks; None to find them by part masks or landmarks.
+        layer: Layer whose activations carry the evidence; ``"auto"`` for the last with maps larger than 1x1.
+        training: By attribute, its values in the training set, for what compares with that.
+        expected: Signs of relations that attributes ought to have, by pair; a pair not named is unrelated.
+        max_samples: Use at most so many images, evenly spaced.
+        batch_size: Images a forward pass.
+        examples: Images in the picture.
+
+    Raises:
+        DatasetError: If an attribute, region or check is unknown, or labels do not fit.
+        ValueError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        probe: ProbeSet,
+        target: str,
+        region: str,
+        contexts: Mapping[str, str],
+        *,
+        checks: Sequence[str] = DEFAULT_CHECKS,
+        fills: Sequence[Fill] = ("mean", "skin"),
+        outputs: Sequence[str] | None = None,
+        regions: FindRegions | None = None,
+        layer: str = "auto",
+        training: Mapping[str, Sequence[int] | Tensor] | None = None,
+        expected: Mapping[tuple[str, str], int] | None = None,
+        max_samples: int = 512,
+        batch_size: int = 64,
+        examples: int = 4,
+    ) -> None:
+        if max_samples < 1 or batch_size < 1 or examples < 0:
+            raise ValueError("max_samples and batch_size must be at least 1, examples at least 0")
+        if not isinstance(probe, ProbeSet) or not len(probe):
+            raise DatasetError("probe must be a ProbeSet with at least one image")
+        if not contexts:
+            raise DatasetError("give at least one context: {attribute: region}")
+        check_names(checks, CHECKS, "check")
+        check_names(fills, FILLS, "fill")
+        if not fills:
+            raise ValueError("give at least one fill")
+        self.probe, self.layer, self.batch_size = probe, layer, batch_size
+        count = min(max_samples, len(probe))
+        self.indices = [i * len(probe) // count for i in range(count)]
+        labels = _labels(probe, self.indices, target, (target, *contexts, *(outputs or ())))
+        chosen = labels[target][self.indices]
+        self.asked = Asked(
+            probe=probe,
+            target=target,
+            region=region,
+            contexts=dict(contexts),
+            labels=labels,
+            num_classes=max(2, int(chosen.max()) + 1),
+            outputs=None if outputs is None else tuple(outputs),
+            fills=tuple(fills),
+            indices=self.indices,
+            training={name: torch.as_tensor(values).long() for name, values in (training or {}).items()},
+            expected=dict(expected or {}),
+        )
+        _check_binary(self.asked)
+        self.bank = RegionBank(probe, self.indices, region, list(contexts.values()), regions)
+        self.missing = {name: why for name in checks if (why := CHECKS[name].why_not(self.asked)) is not None}
+        self.missing |= _unlabelled(self.asked, checks)
+        self.checks = tuple(name for name in dict.fromkeys(checks) if CHECKS[name].why_not(self.asked) is None)
+        self.examples = example_indices(self.asked, examples)
+        self.layer_name = layer
+
+    def describe(self, module: nn.Module, forward: Forward | None = None) -> None:
+        """Check the layer and the network's output on one image; cheap, no collective.
+
+        Raises:
+            LayerError: If the layer is unknown or gives no maps.
+            DatasetError: If the network's output does not fit the question.
+        """
+        with probing(module):
+            images = self._images(self.indices[:1]).to(module_device(module))
+            example = prepare(images, module, self.probe.normalize)
+            (self.layer_name,) = describe_layers(module, [self.layer], example, forward)
+            view = self._view(module, forward or module, self.indices[:1])
+            try:
+                outputs = view.outputs
+                _check_outputs(self.asked, outputs)
+                _ = view.scores
+            except (ValueError, TypeError) as error:
+                raise DatasetError(str(error)) from error
+
+    def __call__(
+        self,
+        module: nn.Module,
+        *,
+        ranks: Ranks | None = None,
+        forward: Forward | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> BiasResult | None:
+        """Ask once; a collective call.
+
+        Args:
+            module: The network, unwrapped.
+            ranks: The processes that share the probe set; this one alone by default.
+            forward: How to call the network on prepared images.
+            should_stop: Asked before each batch; if any process says yes, all stop.
+            meta: Kept in the result.
+
+        Returns:
+            The result, equal on every process but for the examples, which only rank zero has; None if it was stopped.
+
+        Raises:
+            ProbeError: If a process of several failed; a single process raises the error itself.
+        """
+        ranks = ranks or Ranks()
+        start = time.perf_counter()
+        checks = [CHECKS[name](self.asked) for name in self.checks]
+        table = torch.zeros(self.asked.num_classes, self.asked.num_classes, dtype=torch.float64)
+        with probing(module):
+            # Between two steps of DDP each process has batch statistics of its own; rank zero's are saved.
+            ranks.agree(None)
+            ranks.share(module.buffers())
+            error, stopped = None, False
+            try:
+                self._sweep(module, forward or module, ranks, checks, table, should_stop)
+            except Stopped:
+                stopped = True
+            except Exception as caught:
+                error = caught
+            if any(ranks.agree(error, stopped)):
+                return None
+            _reduce(ranks, [table, *(sums for check in checks for sums in check.sums.values())])
+            examples: tuple[Example, ...] = ()
+            if ranks.rank == 0 and self.examples:
+                examples = draw_examples(self.asked, self._view(module, forward or module, self.examples))
+        return self._result(checks, balanced_accuracy(table.round().long()), table, examples, start, meta)
+
+    def _sweep(
+        self,
+        module: nn.Module,
+        forward: Forward,
+        ranks: Ranks,
+        checks: Sequence[Check],
+        table: Tensor,
+        should_stop: Callable[[], bool] | None,
+    ) -> None:
+        own = self.indices[ranks.rank :: ranks.world]
+        for first in range(0, len(own), self.batch_size):
+            if should_stop is not None and should_stop():
+                raise Stopped
+            view = self._view(module, forward, own[first : first + self.batch_size])
+            table += contingency_table([view.target, view.predicted], table.shape).cpu()
+            for check in checks:
+                check.update(view)
+
+    def _view(self, module: nn.Module, forward: Forward, indices: Sequence[int]) -> View:
+        device = module_device(module)
+
+        def answer(images: Tensor) -> Tensor:
+            # One batch shape throughout: another may take another convolution path and other last bits.
+            padding = images[-1:].expand(self.batch_size - len(images), *images.shape[1:])
+            outputs = forward(prepare(torch.cat([images, padding]), module, self.probe.normalize))
+            if not isinstance(outputs, Tensor):
+                raise DatasetError(f"the network gives a {type(outputs).__name__}; expected a tensor of logits")
+            return outputs[: len(images)].float()
+
+        def gradients(view: View) -> Gradients:
+            layer = resolve_layers(module, [self.layer_name])[self.layer_name]
+            logits = answer if self.asked.outputs is not None else lambda images: view.score(images)[:, None]
+            found = layer_gradients(layer, self.layer_name, view.images, logits)
+            return Gradients(found.maps[: len(view.indices)], found.slopes[: len(view.indices)])
+
+        def fetch(wanted: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
+            masks = {name: mask.to(device) for name, mask in self.bank(wanted).items()}
+            return self._images(wanted).to(device), masks
+
+        images, masks = fetch(indices)
+        return View(self.asked, indices, images, masks, answer, fetch, gradients)
+
+    def _images(self, indices: Sequence[int]) -> Tensor:
+        images = torch.stack([self.probe.image(index) for index in indices])
+        return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+
+    def _result(
+        self,
+        checks: Sequence[Check],
+        accuracy: BalancedAccuracy,
+        table: Tensor,
+        examples: tuple[Example, ...],
+        start: float,
+        meta: Mapping[str, Any] | None,
+    ) -> BiasResult:
+        total = float(table.sum())
+        right = float(table.diagonal().sum())
+        share = mean_estimate(torch.tensor([total, right, right], dtype=torch.float64))
+        scores = {
+            "accuracy": Score(*share, chance=float(table.sum(1).max()) / max(total, 1), count=int(total)),
+            "balanced_accuracy": Score(accuracy.value, low=accuracy.low, chance=accuracy.chance, count=int(total)),
+        }
+        for check in checks:
+            scores |= check.scores(accuracy)
+        relations = [check.relations() for check in checks if isinstance(check, AttributeRelations)]
+        return BiasResult(
+            target=self.asked.target,
+            region=self.asked.region,
+            contexts=self.asked.contexts,
+            scores=scores,
+            signal={context: _has_ratio(scores, context) for context in self.asked.contexts},
+            relations=relations[0] if relations else None,
+            missing=self.missing,
+            examples=examples,
+            num_images=len(self.indices),
+            settings=self.settings(),
+            seconds=time.perf_counter() - start,
+            meta=dict(meta or {}),
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """What the numbers depend on, JSON-able."""
+        return {
+            "probe": self.probe.fingerprint(),
+            "probe_kind": type(self.probe).__name__,
+            "checks": list(self.checks),
+            "fills": list(self.asked.fills),
+            "layer": self.layer_name,
+            "batch_size": self.batch_size,
+            "outputs": None if self.asked.outputs is None else list(self.asked.outputs),
+        }
+
+
+def diagnose(  # noqa: D417 - the options are described where they are at home
+    model: nn.Module, probe: ProbeSet, target: str, region: str, contexts: Mapping[str, str], **options: Any
+) -> BiasResult:
+    """Diagnose a network outside of training: the result that the callback publishes.
+
+    Args:
+        model: Any module; it is left exactly as it was.
+        probe: The probe set; the rest is as in :class:`Diagnoser`.
+
+    Raises:
+        LayerError: If the layer is unknown or gives no maps.
+        DatasetError: If an attribute, region or check is unknown, or labels or outputs do not fit.
+    """
+    diagnoser = Diagnoser(probe, target, region, contexts, **options)
+    diagnoser.describe(model)
+    result = diagnoser(model)
+    assert result is not None  # only should_stop stops it
+    return result
+
+
+def _labels(probe: ProbeSet, indices: Sequence[int], target: str, names: Sequence[str]) -> dict[str, Tensor]:
+    """``(N,)`` int64 of every attribute that the probe set has; -1 where unknown or not looked at."""
+    labels = {name: torch.full((len(probe),), -1) for name in names}
+    known: set[str] = set()
+    for index in indices:
+        attributes = probe.facts(index).get("attributes", {})
+        known |= set(attributes)
+        for name in names:
+            if name in attributes:
+                labels[name][index] = _class_number(attributes[name], name, index)
+    check_names([target], known or [""], "attribute")
+    return {name: values for name, values in labels.items() if name in known}
+
+
+def _class_number(value: Any, name: str, index: int) -> int:
+    number = int(value)
+    if number != value or number < 0:
+        raise DatasetError(f"attribute '{name}' of image {index} is {value!r}; labels are whole numbers from 0")
+    return number
+
+
+def _check_binary(asked: Asked) -> None:
+    chosen = asked.chosen(asked.target)
+    if len(set(chosen[chosen >= 0].tolist())) < 2:
+        raise DatasetError(f"'{asked.target}' has one value in the whole probe set: there is nothing to tell apart")
+    for context in asked.labelled:
+        highest = int(asked.chosen(context).max())
+        if highest > 1:
+            raise DatasetError(f"context '{context}' has label {highest}; contexts are binary, 0 or 1")
+    if asked.outputs is not None and asked.num_classes > 2:
+        raise DatasetError(f"'{asked.target}' has {asked.num_classes} classes; outputs= names binary attributes")
+
+
+def _unlabelled(asked: Asked, checks: Sequence[str]) -> dict[str, str]:
+    without = [context for context in asked.contexts if context not in asked.labelled]
+    if "groups" not in checks or not without:
+        return {}
+    return {"groups": f"no labels of {', '.join(without)} in the probe set: no groups by it"}
+
+
+def _check_outputs(asked: Asked, outputs: Tensor) -> None:
+    if asked.outputs is None and outputs.ndim == 2 and outputs.shape[1] > 1:
+        classes = outputs.shape[1]
+        if asked.num_classes > classes:
+            raise DatasetError(f"'{asked.target}' has {asked.num_classes} classes, the network {classes} outputs")
+        if asked.num_classes == 2 and classes > 2:
+            raise DatasetError(
+                f"the network gives {classes} logits an image; say what they are: outputs=['{asked.target}', ...]"
+            )
+
+
+def _reduce(ranks: Ranks, sums: Sequence[Tensor]) -> None:
+    """Add up the sums of all processes, in place: one collective, in one order."""
+    whole = ranks.sum(torch.cat([part.flatten() for part in sums]))
+    for part, reduced in zip(sums, torch.split(whole, [part.numel() for part in sums]), strict=True):
+        part.copy_(reduced.view_as(part))
+
+
+def _has_ratio(scores: Mapping[str, Score], context: str) -> bool:
+    ratios = (scores.get(f"{name}/{context}") for name in ("crr", "scr", "exact_reliance"))
+    return any(ratio is not None and not math.isnan(ratio.value) for ratio in ratios)

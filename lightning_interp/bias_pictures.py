@@ -1,0 +1,68 @@
+"""A few images with their changed versions, the network's answers and the heat map: material for the picture."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_interp.bias_results import Example, Version
+from lightning_interp.checks.asked import Asked
+from lightning_interp.checks.attribution import target_heat
+from lightning_interp.checks.view import View
+from lightning_interp.functional.fills import fill
+from lightning_interp.functional.swaps import draw_donors, paste
+
+
+def example_indices(asked: Asked, count: int) -> list[int]:
+    """Images to show, the same every epoch: in turn of each label, those that contradict the first context first."""
+    labels = asked.chosen(asked.target)
+    context = asked.chosen(asked.labelled[0]) if asked.labelled else labels
+    agree = (labels == context).long()
+    queues = [
+        [
+            index
+            for _, index in sorted((int(agree[i]), index) for i, index in enumerate(asked.indices) if labels[i] == y)
+        ]
+        for y in sorted(set(labels[labels >= 0].tolist()))
+    ]
+    turns = [queue[turn] for turn in range(count) for queue in queues if turn < len(queue)]
+    return turns[:count]
+
+
+def draw_examples(asked: Asked, view: View) -> tuple[Example, ...]:
+    """Every image of a view as it is, with the region and each context filled, and with others' parts pasted in."""
+    versions: list[tuple[str, Tensor]] = [("as it is", view.images)]
+    how = asked.fills[0]
+    for region in asked.regions:
+        versions.append((f"{region} masked", fill(view.images, view.masks[region], how, view.masks.get("skin"))))
+    _, other = draw_donors(asked.chosen(asked.target))
+    chosen = torch.tensor(list(asked.indices))
+    at = [int(other[asked.indices.index(i)]) for i in view.indices]
+    donors, masks = view.fetch(
+        [int(chosen[donor]) if donor >= 0 else i for donor, i in zip(at, view.indices, strict=True)]
+    )
+    for region in asked.regions:
+        pasted = paste(view.images, view.masks[region], donors, masks[region])
+        versions.append((f"other {region}", pasted))
+    logits = [view.score(images) for _, images in versions]
+    heat = target_heat(view)
+    return tuple(
+        Example(
+            index,
+            int(view.target[row]),
+            tuple(
+                Version(caption, _pixels(images[row]), float(scores[row]))
+                for (caption, images), scores in zip(versions, logits, strict=True)
+            ),
+            heat[row].cpu().numpy(),
+            view.masks[asked.region][row].cpu().numpy(),
+        )
+        for row, index in enumerate(view.indices)
+    )
+
+
+def _pixels(image: Tensor) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    colours = image.clamp(0, 1).expand(3, -1, -1) if image.shape[0] == 1 else image[:3].clamp(0, 1)
+    pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] = (
+        (colours * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    )
+    return pixels

@@ -1,0 +1,255 @@
+"""Context-bias diagnostics of every epoch: is it the lipstick, or the make-up?"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from lightning_interp._extras import available
+from lightning_interp._lightning import LightningModule, rank_zero_info, rank_zero_warn
+from lightning_interp.bias import Diagnoser
+from lightning_interp.bias_results import BiasResult, Score
+from lightning_interp.callbacks.base import Charts, Output, ProbeCallback
+from lightning_interp.checks import DEFAULT_CHECKS
+from lightning_interp.data.part_regions import FindRegions
+from lightning_interp.data.probe import ProbeSet
+from lightning_interp.functional.fills import Fill
+from lightning_interp.logging.artifacts import Figure, Image, Table, Text
+from lightning_interp.logging.bias_files import save_bias
+from lightning_interp.probing.ranks import Ranks
+from lightning_interp.report.verdict import alarm, verdict
+from lightning_interp.schedule import Every
+from lightning_interp.viz.bias_table import FINDING_COLUMNS, SCORE_COLUMNS, finding_table, score_table
+from lightning_interp.viz.interventions import intervention_gallery
+from lightning_interp.viz.relation_matrix import relation_matrix
+
+# By check, the two effects whose shares it compares.
+_RATIOS = {
+    "crr": ("e_region", "e_context/{}"),
+    "scr": ("swap_region/{}", "swap_context/{}"),
+    "exact_reliance": ("effect_region/{}", "effect_context/{}"),
+}
+
+
+class ContextBias(ProbeCallback[BiasResult]):
+    """What a score depends on: the region that should decide it, or a context (after Zhang, Wang, Zhu, AAAI 2018).
+
+    On a test set that shares the training set's bias, accuracy does not tell a network that looks at the mouth from
+    one that looks at the eyes. The interventions do: the region or a context is hidden, or replaced by another
+    image's, and the change of the score (the logit) is compared. The paper's own equations could not be obtained;
+    every definition here is stated where it is computed (:mod:`lightning_interp.functional.reliance` and beside).
+
+    Scalars, ``bias/<target>/<score>[/<context>]``, in ``callback_metrics`` too; NaN means "no signal":
+
+    - by occlusion: ``crr/<context>``, the context's share of the reliance, 0 none, 1 all; ``e_region``,
+      ``e_context/<context>``, ``e_control`` (an unrelated region of equal area);
+    - by part swap: ``scr/<context>``; by re-rendering, where the probe set can: ``exact_reliance/<context>``;
+    - from labels: ``accuracy``, ``worst_group_accuracy/<context>``, ``equalised_odds_gap/<context>`` and others;
+    - from attribution: ``mass``, ``pointing``, ``attention_iou``..., of the region and of each context's;
+    - from relations: ``relation/<context>``, ``failure_modes``, ``blind_spots``;
+    - ``<score>_low`` and ``<score>_high``, the 95 % interval of the first three; ``<score>_chance``, what a network
+      that knows nothing of regions would score; ``<score>_untrained``, what this one scored before training, with no
+      regard to signal; ``bias/seconds``.
+
+    The classes in :mod:`lightning_interp.checks` list every score. ``EarlyStopping`` stops at a NaN unless
+    ``check_finite=False``.
+
+    To loggers that show them: ``bias/<target>/interventions`` (the picture of the paper's first figure),
+    ``.../relations`` (matrix), ``.../scores`` and ``.../findings`` (tables), ``.../verdict`` (in words), and charts of
+    the reliance with its interval among the custom scalars. Files: ``<log_dir>/interp/bias/epoch_XXXX/bias.json``,
+    ``scores.csv`` and ``interventions.png``.
+
+    Args:
+        probe: Images with attributes (``facts``), and parts, landmarks, or ``regions``.
+        target: The attribute, as the probe set names it.
+        region: The region that should decide it.
+        contexts: By context attribute, its region.
+        checks: Names of :data:`~lightning_interp.checks.CHECKS`.
+        fills: How to hide regions (:func:`~lightning_interp.functional.fills.fill`); the first is the headline.
+        outputs: What the columns of the network's output stand for, each a binary attribute; None for one output, or
+            for one a class of the target.
+        regions: Function from a probe item to region masks; None to find them by part masks or landmarks.
+        layer: Layer whose activations carry the evidence; ``"auto"`` for the last with maps larger than 1x1.
+        training: By attribute, its values in the training set, for adjusted accuracy and bias amplification.
+        expected: Signs of relations that attributes ought to have, by pair; a pair not named is unrelated.
+        max_samples: Use at most so many images, evenly spaced.
+        batch_size: Images a forward pass.
+        examples: Images in the picture.
+        alarm: Share of the reliance from which one line is printed.
+        schedule: When to probe.
+        on_error: What a failing figure, logger or file does: ``"warn"`` or ``"raise"``.
+        name: First part of every tag; two callbacks need two names.
+        timeout: Seconds to wait for another process.
+
+    Raises:
+        DatasetError: If an attribute, region or check is unknown, or labels do not fit.
+        ValueError: If a number is out of range.
+
+    Example:
+        >>> from lightning_interp import ContextBias, RenderedFaces
+        >>> faces = RenderedFaces(32, size=32, correlations={"makeup": 0.95})
+        >>> callback = ContextBias(faces, target="lipstick", region="mouth", contexts={"makeup": "eyes"})
+        >>> callback.state_key
+        "ContextBias{'name': 'bias'}"
+    """
+
+    def __init__(
+        self,
+        probe: ProbeSet,
+        target: str,
+        region: str,
+        contexts: Mapping[str, str],
+        *,
+        checks: Sequence[str] = DEFAULT_CHECKS,
+        fills: Sequence[Fill] = ("mean", "skin"),
+        outputs: Sequence[str] | None = None,
+        regions: FindRegions | None = None,
+        layer: str = "auto",
+        training: Mapping[str, Sequence[int] | Tensor] | None = None,
+        expected: Mapping[tuple[str, str], int] | None = None,
+        max_samples: int = 512,
+        batch_size: int = 64,
+        examples: int = 4,
+        alarm: float = 0.5,
+        schedule: Every = Every(n_epochs=1, at_start=True),  # noqa: B008 - frozen
+        on_error: Literal["warn", "raise"] = "warn",
+        name: str = "bias",
+        timeout: float = 600.0,
+    ) -> None:
+        super().__init__(name, schedule, on_error, timeout)
+        if not 0 < alarm <= 1:
+            raise ValueError(f"alarm must be in (0, 1], got {alarm}")
+        self.alarm = alarm
+        self.diagnoser = Diagnoser(
+            probe,
+            target,
+            region,
+            contexts,
+            checks=checks,
+            fills=fills,
+            outputs=outputs,
+            regions=regions,
+            layer=layer,
+            training=training,
+            expected=expected,
+            max_samples=max_samples,
+            batch_size=batch_size,
+            examples=examples,
+        )
+
+    def reset(self) -> None:
+        """Forget every probe, and what the untrained network scored."""
+        super().reset()
+        self.history: list[dict[str, Any]] = []
+        self.untrained: dict[str, float] = {}
+
+    def prepare(self, module: LightningModule, forward: Callable[[Tensor], Any]) -> None:
+        """Check the layer and the network's output on one image, and say what will not run."""
+        self.diagnoser.describe(module, forward)
+        for check, reason in self.diagnoser.missing.items():
+            rank_zero_warn(f"{self.name}: {check}: {reason}")
+
+    def probe(
+        self,
+        module: LightningModule,
+        forward: Callable[[Tensor], Any],
+        ranks: Ranks,
+        should_stop: Callable[[], bool],
+        meta: Mapping[str, Any],
+    ) -> BiasResult | None:
+        """Ask once."""
+        return self.diagnoser(module, ranks=ranks, forward=forward, should_stop=should_stop, meta=meta)
+
+    def scalars(self, result: BiasResult) -> dict[str, float]:
+        """Every score, its interval, its chance level and what the untrained network scored."""
+        epoch = result.meta["epoch"]
+        if epoch is None:
+            self.untrained = _ungated(result)
+        values: dict[str, float] = {}
+        for name, found in result.scores.items():
+            values |= _tagged(f"{result.target}/", name, found)
+            if name in self.untrained:
+                values[f"{result.target}/{_suffixed(name, 'untrained')}"] = self.untrained[name]
+        self.history.append({"epoch": -1 if epoch is None else epoch, "scalars": values})
+        self._say_if_new()
+        return values | {"seconds": result.seconds}
+
+    def _say_if_new(self) -> None:
+        line = alarm(self.history, self.alarm)
+        if line is not None and alarm(self.history[:-1], self.alarm) is None:
+            rank_zero_info(f"{self.name}: {line}")
+
+    def charts(self, result: BiasResult) -> tuple[str, Charts]:
+        """Reliance with its interval, and its references."""
+        tag = f"{self.name}/{result.target}"
+        charts: Charts = {}
+        for context in result.contexts:
+            for check in (check for check in _RATIOS if f"{check}/{context}" in result.scores):
+                tags = [f"{tag}/{_suffixed(f'{check}/{context}', end)}" for end in ("", "low", "high")]
+                charts[f"{result.target} on {context}: {check}"] = ("Margin", tags)
+        return f"Context bias: {self.name}", charts
+
+    def artifacts(self, result: BiasResult) -> Iterable[Output]:
+        """The picture of interventions, the matrix of relations, tables and the verdict."""
+        tag = f"{self.name}/{result.target}"
+        if result.examples:
+            yield Image, lambda: Image(f"{tag}/interventions", intervention_gallery(result))
+        relations = result.relations
+        if relations is not None:
+            if available("matplotlib"):
+                yield Figure, lambda: Figure(f"{tag}/relations", relation_matrix(relations))
+            yield Table, lambda: Table(f"{tag}/findings", FINDING_COLUMNS, finding_table(relations))
+        yield Table, lambda: Table(f"{tag}/scores", SCORE_COLUMNS, score_table(result, self.untrained))
+        yield Text, lambda: Text(f"{tag}/verdict", "\n\n".join(verdict(result, self.untrained)))
+
+    def save(self, result: BiasResult, folder: Path) -> None:
+        """Write the scores, and the picture."""
+        save_bias(result, folder)
+        if result.examples:
+            intervention_gallery(result).save(folder / "interventions.png")
+
+    def finish(self, result: BiasResult, folder: Path) -> None:
+        """Say what was found."""
+        for line in verdict(result, self.untrained):
+            rank_zero_info(f"{self.name}: {line}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Schedule, history and what the untrained network scored."""
+        told = {"history": list(self.history), "untrained": dict(self.untrained)}
+        return super().state_dict() | told | {"probe": self.diagnoser.probe.fingerprint()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the history."""
+        super().load_state_dict(state_dict)
+        if state_dict["probe"] != self.diagnoser.probe.fingerprint():
+            rank_zero_warn(f"{self.name}: the checkpoint's history is of another probe set; it starts anew")
+            return
+        self.history, self.untrained = state_dict["history"], state_dict["untrained"]
+
+
+def _suffixed(name: str, suffix: str) -> str:
+    """``crr/makeup`` to ``crr_low/makeup``."""
+    check, _, context = name.partition("/")
+    return f"{check}{'_' if suffix else ''}{suffix}{'/' if context else ''}{context}"
+
+
+def _tagged(prefix: str, name: str, found: Score) -> dict[str, float]:
+    values = {f"{prefix}{name}": found.value}
+    if name.partition("/")[0] in (*_RATIOS, "e_region", "e_context"):
+        values |= {f"{prefix}{_suffixed(name, end)}": getattr(found, end) for end in ("low", "high")}
+    if not math.isnan(found.chance):
+        values[f"{prefix}{_suffixed(name, 'chance')}"] = found.chance
+    return values
+
+
+def _ungated(result: BiasResult) -> dict[str, float]:
+    """Every score, the ratios with no regard to signal: what an untrained network seems to rely on."""
+    values = {name: score.value for name, score in result.scores.items()}
+    for check, names in _RATIOS.items():
+        for context in result.contexts:
+            region, other = (abs(values.get(name.format(context), math.nan)) for name in names)
+            if f"{check}/{context}" in values and region + other > 0:
+                values[f"{check}/{context}"] = other / (region + other)
+    return values

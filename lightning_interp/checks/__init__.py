@@ -1,0 +1,21 @@
+"""The context-bias checks: each sums up batches of the probe set, then makes scores of its sums."""
+
+from lightning_interp.checks.attribution import Attribution
+from lightning_interp.checks.base import Check
+from lightning_interp.checks.exact import Exact
+from lightning_interp.checks.groups import Groups
+from lightning_interp.checks.occlusion import Occlusion
+from lightning_interp.checks.relations import AttributeRelations
+from lightning_interp.checks.sensitivity import Background, InputGradient, Noise
+from lightning_interp.checks.swap import Swap
+
+CHECKS: dict[str, type[Check]] = {
+    check.name: check
+    for check in (Groups, Occlusion, Swap, Exact, Attribution, AttributeRelations, Noise, Background, InputGradient)
+}
+"""By name, every check."""
+
+DEFAULT_CHECKS = ("groups", "occlusion", "swap", "exact", "attribution", "relations")
+"""Those that run unless others are asked for."""
+
+__all__ = ["CHECKS", "DEFAULT_CHECKS", "Check"]

@@ -1,0 +1,60 @@
+"""What is asked of a network: a target, the region that should decide it, and the contexts that should not."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lightning_interp.data.probe import ProbeSet
+from lightning_interp.functional.fills import Fill
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The question, with everything about the probe set that does not change from epoch to epoch.
+
+    Args:
+        probe: The probe set.
+        target: The attribute.
+        region: The region that should decide it.
+        contexts: By context attribute, its region.
+        labels: By attribute, ``(N,)`` int64 over the whole probe set; -1 where unknown. The target always.
+        num_classes: Of the target.
+        outputs: What the network's outputs stand for; None for one output or one an answer.
+        fills: How to fill regions; the first is the headline.
+        indices: The images to probe, on all processes together.
+        training: By attribute, its values in the training set, where they were given.
+        expected: Signs of the relations that attributes ought to have; a pair not named is unrelated.
+    """
+
+    probe: ProbeSet
+    target: str
+    region: str
+    contexts: Mapping[str, str]
+    labels: Mapping[str, Tensor]
+    num_classes: int
+    outputs: tuple[str, ...] | None
+    fills: Sequence[Fill]
+    indices: Sequence[int]
+    training: Mapping[str, Tensor] = field(default_factory=dict)
+    expected: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+    @property
+    def labelled(self) -> tuple[str, ...]:
+        """Contexts whose labels are known for some images."""
+        return tuple(name for name in self.contexts if bool((self.chosen(name) >= 0).any()))
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """The region and the contexts' regions, each once."""
+        return tuple(dict.fromkeys((self.region, *self.contexts.values())))
+
+    def chosen(self, name: str) -> Tensor:
+        """``(n,)`` int64, labels of the probed images; -1 throughout for an attribute that nobody labelled."""
+        known = self.labels.get(name)
+        return torch.full((len(self.indices),), -1) if known is None else known[list(self.indices)]
+
+    def sign_label(self, context: str) -> str:
+        """The attribute that signs a context's effect: its own where it is labelled, else the target."""
+        return context if context in self.labelled else self.target

@@ -1,0 +1,70 @@
+"""Where the evidence lies: attribution against regions."""
+
+import torch
+from torch import Tensor, nn
+
+from lightning_interp.bias_results import Score
+from lightning_interp.checks.asked import Asked
+from lightning_interp.checks.base import Check, by_context, score
+from lightning_interp.checks.view import View
+from lightning_interp.functional.groups import BalancedAccuracy
+from lightning_interp.functional.localisation import MEASURES, localisation_scores, localisation_sums
+from lightning_interp.functional.relations import contributions, heat_map
+
+
+class Attribution(Check):
+    """How much of the positive evidence for the truth lies in each region (check C6).
+
+    The evidence is gradient times activation at one layer, summed over channels, scaled to the image; of a binary
+    target it is turned round where the truth is "no". Scores, for the region and for each context's region, each with
+    the level of a map without preference: ``mass`` (relevance mass accuracy), ``rank``, ``pointing``,
+    ``attention_iou``; ``enrichment``, mass over area.
+    """
+
+    name = "attribution"
+
+    def __init__(self, asked: Asked) -> None:
+        super().__init__(asked)
+        self.sums = {name: self.empty(27) for name in ("region", *asked.contexts)}
+
+    def update(self, view: View) -> None:
+        """One forward pass and one backward pass to the layer a logit, shared with the relations."""
+        evidence = true_evidence(view)
+        for name, region in (("region", self.asked.region), *self.asked.contexts.items()):
+            self.add(name, localisation_sums(evidence.clamp(min=0), view.masks[region]))
+
+    def scores(self, accuracy: BalancedAccuracy) -> dict[str, Score]:
+        """See the class."""
+        found = self._of("region")
+        for context in self.asked.contexts:
+            found |= by_context(self._of(context), context)
+        return found
+
+    def _of(self, name: str) -> dict[str, Score]:
+        located = localisation_scores(self.sums[name])
+        scores = {
+            measure: score(
+                located.measures[measure].score, count=located.count, chance=located.measures[measure].chance
+            )
+            for measure in MEASURES
+        }
+        return scores | {"enrichment": Score(located.measures["mass"].enrichment, count=located.count, chance=1.0)}
+
+
+def target_heat(view: View) -> Tensor:
+    """``(B, H, W)`` float64, signed contributions to the score, scaled to the image."""
+    gradients = view.gradients
+    asked = view.asked
+    at = list(asked.outputs).index(asked.target) if asked.outputs is not None else 0
+    heat = heat_map(contributions(gradients.slopes[:, at : at + 1], gradients.maps)).double()
+    size = view.images.shape[-2:]
+    return nn.functional.interpolate(heat, size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def true_evidence(view: View) -> Tensor:
+    """The heat of the target, positive where it speaks for the truth."""
+    heat = target_heat(view)
+    if view.asked.num_classes > 2:
+        return heat
+    sign = torch.where(view.target > 0, 1.0, -1.0).to(heat)
+    return heat * sign[:, None, None]

@@ -1,0 +1,60 @@
+"""What a check is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_interp.bias_results import Score
+from lightning_interp.checks.asked import Asked
+from lightning_interp.checks.view import View
+from lightning_interp.functional.groups import BalancedAccuracy
+from lightning_interp.functional.moments import Estimate
+
+
+class Check(ABC):
+    """One check: sums over batches, then scores from the sums of all processes.
+
+    Attributes:
+        name: What the user calls it by.
+        sums: By name, float64 sums; the engine adds up those of all processes before it asks for scores.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self.sums: dict[str, Tensor] = {}
+
+    @classmethod
+    def why_not(cls, asked: Asked) -> str | None:
+        """Why the check cannot run on this probe set; None if it can."""
+        return None
+
+    @abstractmethod
+    def update(self, view: View) -> None:
+        """Add the sums of a batch; no collective."""
+
+    @abstractmethod
+    def scores(self, accuracy: BalancedAccuracy) -> dict[str, Score]:
+        """Scores by name, always the same names."""
+
+    def empty(self, *shape: int) -> Tensor:
+        """Sums to start from."""
+        return torch.zeros(shape, dtype=torch.float64)
+
+    def add(self, name: str, sums: Tensor) -> None:
+        """Add sums of a batch, wherever they were made."""
+        self.sums[name] += sums.double().cpu()
+
+
+def score(estimate: Estimate, *, count: float = 0, chance: float = float("nan")) -> Score:
+    """A score from an estimate with its interval."""
+    return Score(*estimate, chance=chance, count=int(count))
+
+
+def by_context(scores: Mapping[str, Score], context: str) -> dict[str, Score]:
+    """The same scores, named for a context."""
+    return {f"{name}/{context}": value for name, value in scores.items()}

@@ -1,0 +1,101 @@
+"""Accuracy by group, gaps between groups, bias amplification and confident errors: no intervention needed."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from lightning_interp.bias_results import Score
+from lightning_interp.checks.asked import Asked
+from lightning_interp.checks.base import Check, by_context, score
+from lightning_interp.checks.view import View
+from lightning_interp.functional.groups import (
+    BalancedAccuracy,
+    association,
+    bias_amplification,
+    conditional_reliance,
+    confident_errors,
+    confident_table,
+    contingency_table,
+    equalised_odds_gap,
+    group_accuracy,
+    group_moments,
+    score_gap,
+)
+
+CONFIDENT = 0.95
+"""Probability above which a prediction is confident."""
+
+
+class Groups(Check):
+    """What labels alone tell (checks C1, C2, C9, C10).
+
+    Scores: ``worst_group_accuracy/<context>``, ``adjusted_accuracy/<context>`` (groups weighted as in the training
+    set, if that was given), ``group_gap/<context>`` (average minus worst), ``equalised_odds_gap/<context>``,
+    ``score_gap/<context>``, ``conditional_reliance/<context>``, ``bias_amplification/<context>`` (needs the training
+    set's labels), ``association/<context>`` (of target and context in this probe set), ``confident_errors``.
+    """
+
+    name = "groups"
+
+    def __init__(self, asked: Asked) -> None:
+        super().__init__(asked)
+        classes = asked.num_classes
+        for context in asked.labelled:
+            values = max(2, int(asked.chosen(context).max()) + 1)
+            self.sums[f"table/{context}"] = self.empty(classes, values, classes)
+            self.sums[f"scores/{context}"] = self.empty(classes, values, 3)
+        self.sums["confident"] = self.empty(classes, 1, 2)
+
+    def update(self, view: View) -> None:
+        """No forward pass of its own."""
+        classes = self.asked.num_classes
+        for context in self.asked.labelled:
+            table = self.sums[f"table/{context}"]
+            group = view.label(context)
+            self.add(f"table/{context}", contingency_table([view.target, group, view.predicted], table.shape))
+            sums = group_moments(view.scores, view.target, group, table.shape[:2])
+            self.add(f"scores/{context}", sums)
+        whole = torch.zeros_like(view.target)
+        table = confident_table(view.certainty, view.target, view.predicted, whole, (classes, 1), CONFIDENT)
+        self.add("confident", table)
+
+    def scores(self, accuracy: BalancedAccuracy) -> dict[str, Score]:
+        """See the class."""
+        found: dict[str, Score] = {}
+        for context in self.asked.contexts:
+            found |= by_context(self._of_context(context, accuracy), context)
+        share, _ = confident_errors(self.sums["confident"])
+        return found | {"confident_errors": Score(share, count=int(self.sums["confident"].sum()), chance=0.0)}
+
+    def _of_context(self, context: str, accuracy: BalancedAccuracy) -> dict[str, Score]:
+        names = ("worst_group_accuracy", "adjusted_accuracy", "group_gap", "equalised_odds_gap", "score_gap")
+        more = ("conditional_reliance", "bias_amplification", "association")
+        if context not in self.asked.labelled:
+            return dict.fromkeys((*names, *more), Score(math.nan))
+        table = self.sums[f"table/{context}"].round().long()
+        moments = self.sums[f"scores/{context}"]
+        training = self._training(context, table.shape)
+        groups = group_accuracy(table, training)
+        count = int(table.sum())
+        binary = tuple(table.shape[:2]) == (2, 2)
+        amplified = math.nan
+        if binary and training is not None:
+            amplified = bias_amplification(table.transpose(0, 1), training.T)
+        reliance = conditional_reliance(moments) if binary and accuracy.above_chance else None
+        return {
+            "worst_group_accuracy": Score(groups.worst, chance=accuracy.chance, count=count),
+            "adjusted_accuracy": Score(groups.adjusted, chance=accuracy.chance, count=count),
+            "group_gap": Score(groups.gap, chance=0.0, count=count),
+            "equalised_odds_gap": Score(equalised_odds_gap(table), chance=0.0, count=count),
+            "score_gap": Score(score_gap(moments) if binary else math.nan, chance=0.0, count=count),
+            "conditional_reliance": Score(math.nan) if reliance is None else score(reliance, count=count),
+            "bias_amplification": Score(amplified, chance=0.0, count=count),
+            "association": Score(association(table.sum(2)), count=count),
+        }
+
+    def _training(self, context: str, shape: tuple[int, ...]) -> Tensor | None:
+        known = self.asked.training
+        if self.asked.target not in known or context not in known:
+            return None
+        return contingency_table([known[self.asked.target], known[context]], shape[:2])

@@ -1,0 +1,84 @@
+"""Region occlusion: what the score loses with the region, or a context, filled."""
+
+from torch import Tensor
+
+from lightning_interp.bias_results import Score
+from lightning_interp.checks.asked import Asked
+from lightning_interp.checks.base import Check, by_context, score
+from lightning_interp.checks.view import View
+from lightning_interp.data.region_bank import CONTROL
+from lightning_interp.functional.fills import Fill, fill
+from lightning_interp.functional.groups import BalancedAccuracy
+from lightning_interp.functional.moments import Estimate, mean_estimate
+from lightning_interp.functional.reliance import hit_sums, occlusion_sums, reliance
+
+
+class Occlusion(Check):
+    """Context reliance by occlusion, CRR (check C3).
+
+    Scores: ``crr/<context>``, the share of the reliance that is on the context, by the first fill, with the context's
+    effect signed by its own label where that is known; ``crr_by_target/<context>``, signed by the target's label;
+    ``crr_<fill>/<context>``; ``e_region`` and ``e_context/<context>``, mean loss of the score in mean absolute
+    scores; ``e_control``, the same for an unrelated region as large as the region; ``accuracy_without_region``.
+    """
+
+    name = "occlusion"
+
+    def __init__(self, asked: Asked) -> None:
+        super().__init__(asked)
+        for how in asked.fills:
+            self.sums |= {f"own/{how}/{c}": self.empty(8) for c in (*asked.contexts, CONTROL)}
+            self.sums |= {f"target/{how}/{c}": self.empty(8) for c in asked.contexts}
+        self.sums |= {"hits": self.empty(3), "area/region": self.empty(1)}
+        self.sums |= {f"area/{c}": self.empty(1) for c in asked.contexts}
+
+    def update(self, view: View) -> None:
+        """Fill every region in every way; one forward pass each."""
+        asked = self.asked
+        target = view.sign_label(asked.target)
+        present = {region: view.masks[region].flatten(1).any(1) for region in (*asked.regions, CONTROL)}
+        for how in asked.fills:
+            without = {region: view.answer(self._filled(view, region, how)).double() for region in present}
+            lost = {region: view.score_of(outputs) for region, outputs in without.items()}
+            for context in (*asked.contexts, CONTROL):
+                place = asked.contexts.get(context, CONTROL)
+                keep = present[asked.region] & present[place]
+                own = target if context == CONTROL else view.sign_label(asked.sign_label(context))
+                for name, label in (("own", own), ("target", target)):
+                    if f"{name}/{how}/{context}" in self.sums:
+                        sums = occlusion_sums(view.scores, lost[asked.region], lost[place], target, label, keep)
+                        self.add(f"{name}/{how}/{context}", sums)
+            if how == asked.fills[0]:
+                predicted = view.classes_of(without[asked.region])
+                self.add("hits", hit_sums(predicted, view.target, present[asked.region]))
+        for name, place in (("region", asked.region), *asked.contexts.items()):
+            self.add(f"area/{name}", view.masks[place].double().mean((1, 2)).sum()[None])
+
+    @staticmethod
+    def _filled(view: View, region: str, how: Fill) -> Tensor:
+        return fill(view.images, view.masks[region], how, view.masks.get("skin"))
+
+    def scores(self, accuracy: BalancedAccuracy) -> dict[str, Score]:
+        """See the class."""
+        first = self.asked.fills[0]
+        found: dict[str, Score] = {}
+        for context in self.asked.contexts:
+            headline = reliance(self.sums[f"own/{first}/{context}"], accuracy)
+            area = float(self.sums[f"area/{context}"] / (self.sums[f"area/{context}"] + self.sums["area/region"]))
+            by_target = reliance(self.sums[f"target/{first}/{context}"], accuracy)
+            scores = {
+                "crr": score(headline.ratio, count=headline.images, chance=area),
+                "crr_by_target": score(by_target.ratio, count=by_target.images, chance=area),
+                "e_context": score(headline.context, count=headline.images),
+            }
+            for how in self.asked.fills:
+                other = reliance(self.sums[f"own/{how}/{context}"], accuracy)
+                scores[f"crr_{how}"] = score(other.ratio, count=other.images, chance=area)
+            found |= by_context(scores, context)
+        control = reliance(self.sums[f"own/{first}/{CONTROL}"], accuracy)
+        hits: Estimate = mean_estimate(self.sums["hits"])
+        return found | {
+            "e_region": score(control.region, count=control.images),
+            "e_control": score(control.context, count=control.images, chance=0.0),
+            "accuracy_without_region": score(hits, count=float(self.sums["hits"][0]), chance=accuracy.chance),
+        }

@@ -1,0 +1,128 @@
+"""What the network relates: cosines of attributes' contributions, blind spots and failure modes."""
+
+import math
+
+import torch
+
+from lightning_interp.bias_results import Finding, Relations, Score
+from lightning_interp.checks.asked import Asked
+from lightning_interp.checks.base import Check, by_context, score
+from lightning_interp.checks.view import View
+from lightning_interp.functional.groups import BalancedAccuracy, predicted_classes
+from lightning_interp.functional.moments import mean, mean_estimate, moments, variance
+from lightning_interp.functional.relations import (
+    Reference,
+    Relation,
+    blind_spots,
+    contributions,
+    failure_modes,
+    pair_cosines,
+    pair_tables,
+    phi,
+    relations,
+)
+
+REFERENCE = Reference()
+
+
+class AttributeRelations(Check):
+    """Attribute relationships (check C8; after Zhang, Wang and Zhu, AAAI 2018, by this project's own definition).
+
+    Scores: ``relation/<context>``, mean cosine of the contributions of target and context at one layer;
+    ``relation_kl/<context>``, divergence from the Gaussian of an unrelated (or as expected, related) pair;
+    ``blind_spots`` and ``failure_modes``, how many pairs.
+    """
+
+    name = "relations"
+
+    def __init__(self, asked: Asked) -> None:
+        super().__init__(asked)
+        count = len(asked.outputs or ())
+        self.sums = {"cosines": self.empty(count, count, 3), "tables": self.empty(2, count, count, 2, 2)}
+
+    @classmethod
+    def why_not(cls, asked: Asked) -> str | None:
+        """It compares outputs."""
+        if asked.outputs is None or len(asked.outputs) < 2:
+            return "it compares attributes: name the network's outputs with outputs=[...]"
+        return None
+
+    def update(self, view: View) -> None:
+        """One backward pass to the layer for each output."""
+        gradients = view.gradients
+        self.add("cosines", moments(pair_cosines(contributions(gradients.slopes, gradients.maps))))
+        names = self.asked.outputs or ()
+        labels = torch.stack([view.label(name) for name in names], 1)
+        predicted = torch.stack([predicted_classes(column) for column in view.outputs.unbind(1)], 1)
+        self.add("tables", pair_tables(labels, predicted))
+
+    def scores(self, accuracy: BalancedAccuracy) -> dict[str, Score]:
+        """See the class."""
+        ranked = self._ranked()
+        names = list(self.asked.outputs or ())
+        conflict = {relation.pair: relation.conflict for relation in ranked}
+        found: dict[str, Score] = {}
+        for context in self.asked.contexts:
+            scores = {"relation": Score(math.nan), "relation_kl": Score(math.nan)}
+            if context in names and accuracy.above_chance:
+                sums = self.sums["cosines"][names.index(self.asked.target), names.index(context)]
+                pair = _pair(names, self.asked.target, context)
+                scores["relation"] = score(mean_estimate(sums), count=float(sums[0]), chance=0.0)
+                scores["relation_kl"] = Score(conflict.get(pair, math.nan), count=int(sums[0]), chance=0.0)
+            found |= by_context(scores, context)
+        known = accuracy.above_chance
+        for name, pairs in (
+            ("blind_spots", blind_spots(ranked, REFERENCE)),
+            ("failure_modes", failure_modes(ranked, REFERENCE)),
+        ):
+            found[name] = Score(float(len(pairs)) if known else math.nan, chance=0.0)
+        return found
+
+    def _ranked(self) -> list[Relation]:
+        return relations(self.asked.outputs or (), self._expected(), self.sums["cosines"], REFERENCE)
+
+    def _expected(self) -> dict[tuple[str, str], int]:
+        names = list(self.asked.outputs or ())
+        given = {frozenset(pair): sign for pair, sign in self.asked.expected.items()}
+        return {
+            (first, second): given.get(frozenset((first, second)), 0)
+            for i, first in enumerate(names)
+            for second in names[i + 1 :]
+        }
+
+    def relations(self) -> Relations:
+        """Everything found, for the figure and the table."""
+        names = tuple(self.asked.outputs or ())
+        ranked = self._ranked()
+        size = (len(names), len(names))
+        kl, expected = torch.full(size, math.nan, dtype=torch.float64), torch.zeros(size, dtype=torch.int64)
+        for (first, second), sign in self._expected().items():
+            i, j = names.index(first), names.index(second)
+            expected[i, j] = expected[j, i] = sign
+        for relation in ranked:
+            i, j = (names.index(name) for name in relation.pair)
+            kl[i, j] = kl[j, i] = relation.conflict
+        findings = [
+            Finding(kind, *found.pair, mean=found.mean, expected=found.sign, kl=found.conflict)
+            for kind, pairs in (
+                ("failure mode", failure_modes(ranked, REFERENCE)),
+                ("blind spot", blind_spots(ranked, REFERENCE)),
+            )
+            for found in pairs
+        ]
+        correlation = phi(self.sums["tables"].round().long())
+        cosines = self.sums["cosines"]
+        return Relations(
+            names,
+            mean(cosines).numpy(),
+            variance(cosines).sqrt().numpy(),
+            correlation[0].numpy(),
+            correlation[1].numpy(),
+            kl.numpy(),
+            expected.numpy(),
+            tuple(sorted(findings, key=lambda finding: -finding.kl)),
+        )
+
+
+def _pair(names: list[str], first: str, second: str) -> tuple[str, str]:
+    return (first, second) if names.index(first) < names.index(second) else (second, first)
