@@ -23,9 +23,9 @@ MAKE_UP = ("lipstick", "makeup")
 _LIPS = ("lip", "u_lip", "l_lip")
 _EYES = ("eye", "l_eye", "r_eye")
 _SKIN = ("skin",)
-# Ends of the range of hues, a* and b* of CIE Lab: crimson to magenta, blue to violet.
-_HUES = {"lipstick": ((66.0, 22.0), (62.0, -18.0)), "makeup": ((8.0, -46.0), (36.0, -40.0))}
-_STRENGTHS = {"lipstick": (0.4, 0.8), "makeup": (0.5, 0.9)}
+# Ends of the range of hues, a* and b* of CIE Lab: scarlet to raspberry, blue to violet.
+_HUES = {"lipstick": ((58.0, 26.0), (58.0, 0.0)), "makeup": ((8.0, -46.0), (36.0, -40.0))}
+_STRENGTHS = {"lipstick": (0.2, 0.5), "makeup": (0.5, 0.9)}
 # Height and width of the eye-shadow around each pixel of an eye, in square roots of one eye's area.
 _LID_HEIGHT, _LID_WIDTH = 1.3, 0.3
 # Linear sRGB to CIE XYZ (IEC 61966-2-1), rows divided by the white point D65; and CIE's constant 6/29.
@@ -117,7 +117,7 @@ class Recoloured(ProbeSet):
         seed: Seed of labels, hues and strengths, at least 0. Those of a photo depend on the seed, rho and its index
             in ``faces`` alone.
         strengths: How strong a cue is: by attribute, the range that its strength is drawn from evenly. Lipstick
-            (0.4, 0.8) and make-up (0.5, 0.9) by default.
+            (0.2, 0.5) and make-up (0.5, 0.9) by default, which makes make-up the easier cue, as a shortcut has to be.
         indices: The photos of ``faces`` to use, such as those kept for training; all by default.
 
     Raises:
