@@ -17,6 +17,7 @@ from lightning_interp.checks.view import View
 from lightning_interp.data.part_regions import FindRegions, check_names
 from lightning_interp.data.probe import ProbeSet
 from lightning_interp.data.region_bank import RegionBank
+from lightning_interp.data.remade import Remade
 from lightning_interp.errors import DatasetError
 from lightning_interp.functional.fills import FILLS, Fill
 from lightning_interp.functional.groups import BalancedAccuracy, balanced_accuracy, contingency_table
@@ -97,6 +98,7 @@ class Diagnoser:
             outputs=None if outputs is None else tuple(outputs),
             fills=tuple(fills),
             indices=self.indices,
+            remade=Remade(probe),
             training={name: torch.as_tensor(values).long() for name, values in (training or {}).items()},
             expected=dict(expected or {}),
         )

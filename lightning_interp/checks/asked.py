@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_interp.data.probe import ProbeSet
+from lightning_interp.data.remade import Remade
 from lightning_interp.functional.fills import Fill
 
 
@@ -25,6 +26,7 @@ class Asked:
         fills: How to fill regions; the first is the headline.
         indices: The images to probe, on all processes together.
         training: By attribute, its values in the training set, where they were given.
+        remade: Makes images of the probe set again with attributes set, if it can.
         expected: Signs of the relations that attributes ought to have; a pair not named is unrelated.
     """
 
@@ -37,6 +39,7 @@ class Asked:
     outputs: tuple[str, ...] | None
     fills: Sequence[Fill]
     indices: Sequence[int]
+    remade: Remade
     training: Mapping[str, Tensor] = field(default_factory=dict)
     expected: Mapping[tuple[str, str], int] = field(default_factory=dict)
 

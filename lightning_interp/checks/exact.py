@@ -1,8 +1,5 @@
 """Exact reliance, where the same image can be made again with one attribute changed."""
 
-from collections.abc import Mapping
-
-import torch
 from torch import Tensor
 
 from lightning_interp.bias_results import Score
@@ -42,12 +39,8 @@ class Exact(Check):
             self.add(context, exact_sums(view.scores, region, self._do(view, context)))
 
     def _do(self, view: View, name: str) -> tuple[Tensor, Tensor]:
-        made = [self._made(view, {name: value}) for value in (1, 0)]
-        return view.score(made[0]), view.score(made[1])
-
-    def _made(self, view: View, do: Mapping[str, int]) -> Tensor:
-        images: Tensor = self.asked.probe.counterfactuals(view.indices, do)  # type: ignore[attr-defined]
-        return images.to(view.images.device).float() / (255 if images.dtype == torch.uint8 else 1)
+        on, off = (self.asked.remade(view.indices, {name: value}).to(view.images.device) for value in (1, 0))
+        return view.score(on), view.score(off)
 
     def scores(self, accuracy: BalancedAccuracy) -> dict[str, Score]:
         """See the class."""
