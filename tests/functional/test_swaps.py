@@ -91,10 +91,10 @@ def test_a_larger_turn_is_taken_for_another_shape():
 
 def test_a_part_that_is_not_long_is_not_turned():
     donor, donor_mask = bar((30, 30), 17, 13, 0)
-    _, mask = bar((30, 30), 17, 13, 0.45)
+    _, mask = bar((30, 30), 17, 13, 0.35)
     pasted = paste(torch.zeros(1, 3, 61, 61), mask, donor, donor_mask)
     middle = (0, slice(None), slice(26, 35), slice(27, 34))
-    # Turned, rows 26 and 34 would be off by 4 sin(0.45) / 17 = 0.1.
+    # Turned, rows 26 and 34 would be off by 4 sin(0.35) / 17 = 0.08.
     assert (pasted[middle] - donor[middle]).abs().max() < 0.03
 
 
