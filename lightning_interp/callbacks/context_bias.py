@@ -24,6 +24,7 @@ from lightning_interp.schedule import Every
 from lightning_interp.viz.bias_table import FINDING_COLUMNS, SCORE_COLUMNS, finding_table, score_table
 from lightning_interp.viz.interventions import intervention_gallery
 from lightning_interp.viz.relation_matrix import relation_matrix
+from lightning_interp.viz.text import literal
 
 # By check, the two effects whose shares it compares.
 _RATIOS = {
@@ -202,7 +203,10 @@ class ContextBias(ProbeCallback[BiasResult]):
                 yield Figure, lambda: Figure(f"{tag}/relations", relation_matrix(relations))
             yield Table, lambda: Table(f"{tag}/findings", FINDING_COLUMNS, finding_table(relations))
         yield Table, lambda: Table(f"{tag}/scores", SCORE_COLUMNS, score_table(result, self.untrained))
-        yield Text, lambda: Text(f"{tag}/verdict", "\n\n".join(verdict(result, self.untrained)))
+        yield (
+            Text,
+            lambda: Text(f"{tag}/verdict", "\n\n".join(literal(line, 400) for line in verdict(result, self.untrained))),
+        )
 
     def save(self, result: BiasResult, folder: Path) -> None:
         """Write the scores, and the picture."""

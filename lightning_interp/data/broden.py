@@ -1,7 +1,5 @@
 """Reader of the Broden format: tables, photos and label planes, as Network Dissection published them."""
 
-import csv
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,11 +24,10 @@ from lightning_interp.data.files import (
     translate,
 )
 from lightning_interp.data.probe import Concept, Labels
+from lightning_interp.data.tables import DIGITS, read_table
 from lightning_interp.errors import DatasetError
 
 _FIXED_COLUMNS = ("image", "split", "ih", "iw", "sh", "sw")
-_MAX_LINE = 2**20
-_DIGITS = re.compile(r"[0-9]+")
 
 
 class Broden(PhotoSet):
@@ -138,40 +135,6 @@ class Broden(PhotoSet):
 
 
 @dataclass(frozen=True)
-class _Line:
-    """One row of a table, with what its errors have to name."""
-
-    path: Path
-    number: int
-    cells: Mapping[str, str]
-
-    def error(self, column: str, message: str) -> DatasetError:
-        return DatasetError(f"{self.path}, line {self.number}, column {column!r}: {message}")
-
-    def text(self, column: str) -> str:
-        if not (text := self.cells[column]).strip():
-            raise self.error(column, "empty")
-        return text
-
-    def integer(self, column: str, highest: int) -> int:
-        text = self.cells[column]
-        # int() alone takes signs, underscores and other scripts' digits, and fails its own way at 5,000.
-        if not _DIGITS.fullmatch(text) or len(text) > 9 or not 1 <= int(text) <= highest:
-            raise self.error(column, f"{text[:80]!r} is not a whole number in 1...{highest}")
-        return int(text)
-
-    def coverage(self) -> float:
-        text = self.cells["coverage"]
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not 0 <= value < math.inf:
-            raise self.error("coverage", f"{text[:80]!r} is not a finite number from 0")
-        return value
-
-
-@dataclass(frozen=True)
 class _Row:
     """One image of the index. Pairs, not dictionaries: a full Broden has 63,305 of these in memory."""
 
@@ -184,53 +147,10 @@ class _Row:
     numbers: tuple[tuple[str, int], ...]
 
 
-def _read_table(path: Path, columns: Sequence[str]) -> Iterator[_Line]:
-    """The rows of a CSV file with a header that has at least ``columns``; empty lines are skipped.
-
-    Each line is parsed by itself, so that an open quote neither swallows the rest of the file nor shifts the
-    line numbers of errors, and a line of any length costs bounded memory.
-    """
-    header: list[str] | None = None
-    try:
-        with path.open("rb") as handle:
-            for number, raw in enumerate(iter(lambda: handle.readline(_MAX_LINE + 1), b""), start=1):
-                cells = _split_line(path, number, raw)
-                if not cells:
-                    continue
-                if header is None:
-                    header = _checked_header(path, number, cells, columns)
-                elif len(cells) != len(header):
-                    raise DatasetError(f"{path}, line {number}: {len(cells)} cells under {len(header)} columns")
-                else:
-                    yield _Line(path, number, dict(zip(header, cells, strict=True)))
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror or error}") from error
-    if header is None:
-        raise DatasetError(f"{path}, line 1: no header row")
-
-
-def _split_line(path: Path, number: int, raw: bytes) -> list[str]:
-    if len(raw) > _MAX_LINE:
-        raise DatasetError(f"{path}, line {number}: longer than {_MAX_LINE} bytes")
-    try:
-        text = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        return next(csv.reader([text], strict=True), [])
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path}, line {number}: {error}") from error
-
-
-def _checked_header(path: Path, number: int, header: list[str], columns: Sequence[str]) -> list[str]:
-    if len(set(header)) < len(header):
-        raise DatasetError(f"{path}, line {number}: a column stands twice in the header {header}")
-    if missing := [column for column in columns if column not in header]:
-        raise DatasetError(f"{path}, line {number}: the header lacks {missing}")
-    return header
-
-
 def _chosen_categories(path: Path, wanted: Sequence[str] | None) -> tuple[str, ...]:
     """The categories to read, in the order of ``category.csv``, which decides ties of coverage."""
     lines: dict[str, int] = {}
-    for line in _read_table(path, ("name",)):
+    for line in read_table(path, ("name",)):
         name = line.text("name")
         if name in lines or name in _FIXED_COLUMNS or re.search(r"[/\\\0]", name):
             raise line.error("name", f"category {name!r} stands twice or is no fit name")
@@ -246,7 +166,7 @@ def _chosen_categories(path: Path, wanted: Sequence[str] | None) -> tuple[str, .
 def _label_names(path: Path) -> dict[int, str]:
     """Name by label number; numbers may have gaps."""
     names: dict[int, str] = {}
-    for line in _read_table(path, ("number", "name")):
+    for line in read_table(path, ("number", "name")):
         number = line.integer("number", MAX_NUMBER)
         if number in names:
             raise line.error("number", f"label {number} stands twice")
@@ -259,7 +179,7 @@ def _primary_categories(root: Path, categories: Sequence[str], names: Mapping[in
     best: dict[int, tuple[float, str]] = {}
     for category in categories:
         seen: set[int] = set()
-        for line in _read_table(root / f"c_{category}.csv", ("number", "coverage")):
+        for line in read_table(root / f"c_{category}.csv", ("number", "coverage")):
             number, coverage = line.integer("number", MAX_NUMBER), line.coverage()
             if number in seen or number not in names:
                 raise line.error("number", f"label {number} stands twice or is not in label.csv")
@@ -271,13 +191,13 @@ def _primary_categories(root: Path, categories: Sequence[str], names: Mapping[in
 
 def _read_index(path: Path, categories: Sequence[str], names: Mapping[int, str]) -> Iterator[_Row]:
     seen: dict[str, int] = {}
-    for line in _read_table(path, (*_FIXED_COLUMNS, *categories)):
+    for line in read_table(path, (*_FIXED_COLUMNS, *categories)):
         image = line.text("image")
         if image in seen:
             raise line.error("image", f"{image!r} stands on line {seen[image]} already")
         seen[image] = line.number
         items = [(c, item) for c in categories for item in line.cells[c].split(";") if item]
-        numbers = [(c, item) for c, item in items if _DIGITS.fullmatch(item)]
+        numbers = [(c, item) for c, item in items if DIGITS.fullmatch(item)]
         for category, item in numbers:
             if len(item) > 9 or (int(item) and int(item) not in names):
                 raise line.error(category, f"label {item[:80]} is not in label.csv")
@@ -287,7 +207,7 @@ def _read_index(path: Path, categories: Sequence[str], names: Mapping[int, str])
             split=line.cells["split"],
             image_size=(line.integer("ih", MAX_NUMBER), line.integer("iw", MAX_NUMBER)),
             mask_size=(line.integer("sh", MAX_NUMBER), line.integer("sw", MAX_NUMBER)),
-            planes=tuple((c, item) for c, item in items if not _DIGITS.fullmatch(item)),
+            planes=tuple((c, item) for c, item in items if not DIGITS.fullmatch(item)),
             numbers=tuple((c, int(item)) for c, item in numbers if int(item)),
         )
 

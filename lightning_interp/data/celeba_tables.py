@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightning_interp.data.broden import _MAX_LINE, _checked_header, _Line, _read_table
 from lightning_interp.data.files import Files, Size
 from lightning_interp.data.group_csv import SPLITS, split_number
+from lightning_interp.data.tables import MAX_LINE, Line, checked_header, read_table
 from lightning_interp.errors import DatasetError
 
 # As torchvision has them, as Kaggle, group DRO and WILDS have them, and as the authors' download unpacks.
@@ -41,41 +41,41 @@ def require_table(files: Files, stem: str) -> Path:
     return path
 
 
-def _rows(path: Path, columns: Sequence[str] = ()) -> Iterator[_Line]:
+def _rows(path: Path, columns: Sequence[str] = ()) -> Iterator[Line]:
     """The rows of a table in either form, with a plain file name under ``image_id``.
 
     Args:
         path: The table.
         columns: All columns of a text table that does not name them; those that a CSV has to have.
     """
-    lines = _read_table(path, (_IMAGE, *columns)) if path.suffix == ".csv" else _text_rows(path, columns)
+    lines = read_table(path, (_IMAGE, *columns)) if path.suffix == ".csv" else _text_rows(path, columns)
     for line in lines:
         if Path(line.text(_IMAGE)).name != line.cells[_IMAGE]:
             raise line.error(_IMAGE, f"{line.cells[_IMAGE][:80]!r} is not the plain name of a file")
         yield line
 
 
-def _text_rows(path: Path, columns: Sequence[str]) -> Iterator[_Line]:
+def _text_rows(path: Path, columns: Sequence[str]) -> Iterator[Line]:
     """The rows of a table of words between blanks; without ``columns``, a count and the names come first."""
     header = [_IMAGE, *columns] if columns else None
     for number, cells in _words(path):
         if header is None:
             # The count is skipped, not used: parts of the data keep the count of the whole.
             if len(cells) > 1:
-                header = _checked_header(path, number, [_IMAGE, *cells], ())
+                header = checked_header(path, number, [_IMAGE, *cells], ())
         elif len(cells) != len(header):
             raise DatasetError(f"{path}, line {number}: {len(cells)} cells under {len(header)} columns")
         else:
-            yield _Line(path, number, dict(zip(header, cells, strict=True)))
+            yield Line(path, number, dict(zip(header, cells, strict=True)))
 
 
 def _words(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Number and words of every line that has some."""
     try:
         with path.open("rb") as handle:
-            for number, raw in enumerate(iter(lambda: handle.readline(_MAX_LINE + 1), b""), start=1):
-                if len(raw) > _MAX_LINE:
-                    raise DatasetError(f"{path}, line {number}: longer than {_MAX_LINE} bytes")
+            for number, raw in enumerate(iter(lambda: handle.readline(MAX_LINE + 1), b""), start=1):
+                if len(raw) > MAX_LINE:
+                    raise DatasetError(f"{path}, line {number}: longer than {MAX_LINE} bytes")
                 if words := raw.decode("utf-8-sig" if number == 1 else "utf-8").split():
                     yield number, words
     except UnicodeDecodeError as error:
@@ -111,7 +111,7 @@ def read_attributes(path: Path, wanted: Container[str]) -> tuple[tuple[str, ...]
     return names, values
 
 
-def _value(line: _Line, column: str) -> int:
+def _value(line: Line, column: str) -> int:
     if (cell := line.cells[column].strip()) not in _VALUES:
         raise line.error(column, f"{cell[:80]!r} is not 1, -1 or 0")
     return _VALUES[cell]
@@ -130,7 +130,7 @@ def read_landmarks(path: Path, stored: Mapping[str, Size]) -> dict[str, Tensor]:
     return landmarks
 
 
-def _pixel(line: _Line, column: str, side: int) -> float:
+def _pixel(line: Line, column: str, side: int) -> float:
     """A coordinate, up to half a side outside for faces that the edge cuts; uncropped photos' lie further out."""
     if column not in line.cells:
         raise DatasetError(f"{line.path}: no column {column!r}")

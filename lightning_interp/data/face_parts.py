@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_interp.data.broden import _Line, _read_table
 from lightning_interp.data.correlated import check_known
 from lightning_interp.data.files import (
     INDEX_MASK,
@@ -26,6 +25,7 @@ from lightning_interp.data.files import (
 from lightning_interp.data.folder import read_classes
 from lightning_interp.data.joint import Crop, JointPhotoSet
 from lightning_interp.data.probe import Concept, Labels
+from lightning_interp.data.tables import Line, read_table
 from lightning_interp.errors import DatasetError
 
 _POINTS = ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
@@ -41,7 +41,7 @@ _META_CLASSES = "mask_classes"
 class _Face:
     """One row of the table: files relative to the root, five points or none, attributes that are known."""
 
-    line: _Line
+    line: Line
     image: str
     mask: str
     landmarks: Tensor | None
@@ -181,7 +181,7 @@ def _without_sides(stored: Sequence[Concept]) -> tuple[tuple[Concept, ...], dict
 
 def _read_faces(files: Files, table: str, thresholds: Mapping[str, tuple[str, float]]) -> list[_Face]:
     path = files.root / files.locate(table)
-    lines = list(_read_table(path, ("image",)))
+    lines = list(read_table(path, ("image",)))
     if not lines:
         raise DatasetError(f"{path}: no face")
     columns = tuple(lines[0].cells)
@@ -201,7 +201,7 @@ def _read_faces(files: Files, table: str, thresholds: Mapping[str, tuple[str, fl
 
 def _face(
     files: Files,
-    line: _Line,
+    line: Line,
     whole: Sequence[str],
     thresholds: Mapping[str, tuple[str, float]],
     landmarks: bool,
@@ -227,7 +227,7 @@ def _whole(cells: Sequence[str]) -> bool:
     return bool(filled) and all(_DIGITS.fullmatch(cell) for cell in filled)
 
 
-def _number(line: _Line, column: str) -> float | None:
+def _number(line: Line, column: str) -> float | None:
     """The finite number in a cell, None if the cell is empty."""
     text = line.cells[column].strip()
     if not text:
@@ -241,7 +241,7 @@ def _number(line: _Line, column: str) -> float | None:
     return value
 
 
-def _landmarks(line: _Line) -> Tensor | None:
+def _landmarks(line: Line) -> Tensor | None:
     values = {column: _number(line, column) for column in LANDMARKS}
     known = [value for value in values.values() if value is not None]
     if not known:
@@ -251,7 +251,7 @@ def _landmarks(line: _Line) -> Tensor | None:
     return torch.tensor(known).view(5, 2)
 
 
-def _located(files: Files, line: _Line, column: str, name: str, folder: str) -> str:
+def _located(files: Files, line: Line, column: str, name: str, folder: str) -> str:
     try:
         return files.locate(name, folder)
     except DatasetError as error:

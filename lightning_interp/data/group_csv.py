@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_interp.data.broden import _Line, _read_table
 from lightning_interp.data.files import MAX_PIXELS, Files, Kind, Normalize, Size
 from lightning_interp.data.joint import Crop, JointPhotoSet
 from lightning_interp.data.probe import Concept, Labels
+from lightning_interp.data.tables import Line, read_table
 from lightning_interp.errors import DatasetError
 
 Split = Literal["train", "val", "test"]
@@ -29,7 +29,7 @@ FOREGROUND = Concept(1, "foreground", "object")
 class _Row:
     """One row of the file: its line for messages, image, split number, label and context."""
 
-    line: _Line
+    line: Line
     image: str
     split: int
     label: int
@@ -186,7 +186,7 @@ def _read_rows(path: Path, columns: tuple[str, str, str, str]) -> list[_Row]:
         raise DatasetError(f"{path}: image, label, context and split need four columns, not {list(columns)}")
     image_column, label_column, context_column, split_column = columns
     rows: dict[str, _Row] = {}
-    for line in _read_table(path, columns):
+    for line in read_table(path, columns):
         image = line.text(image_column)
         if image in rows:
             raise line.error(image_column, f"{image!r} stands on line {rows[image].line.number} already")
@@ -200,7 +200,7 @@ def _read_rows(path: Path, columns: tuple[str, str, str, str]) -> list[_Row]:
     return list(rows.values())
 
 
-def _number(line: _Line, column: str, highest: int) -> int:
+def _number(line: Line, column: str, highest: int) -> int:
     text = line.cells[column]
     # int() alone takes signs, blanks, underscores and other scripts' digits.
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) <= highest):

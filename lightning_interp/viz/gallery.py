@@ -47,7 +47,7 @@ def unit_gallery(
         An RGB image.
     """
     images, summaries = cache(images), unit_summaries(layer)
-    columns, cell = layer.top.index.shape[1], _cell(mask_size, tile)
+    columns, cell = layer.top.index.shape[1], tile_size(mask_size, tile)
     # Wide enough for a title, however few images there are.
     width = max(2 * _MARGIN + columns * (cell[0] + _GAP) - _GAP, 420)
     head, row = _MARGIN + 30, _TITLE + cell[1] + 10
@@ -88,7 +88,7 @@ def unit_strip(
     masks = (
         upsample_map(layer.top.maps[unit][:columns], layer.anchors, layer.border, mask_size) > layer.thresholds[unit]
     )
-    cell = _cell(mask_size, tile)
+    cell = tile_size(mask_size, tile)
     strip = Image.new("RGB", (max(len(index), 1) * (cell[0] + _GAP) - _GAP, cell[1]), gap)
     for slot, image in enumerate(index):
         scored = image >= 0 and layer.status[unit] == "ok"
@@ -97,7 +97,7 @@ def unit_strip(
     return strip
 
 
-def _cell(mask_size: tuple[int, int], tile: int) -> tuple[int, int]:
+def tile_size(mask_size: tuple[int, int], tile: int) -> tuple[int, int]:
     """Width and height of a tile: in the proportions of masks and images, the longer side ``tile``."""
     height, width = mask_size
     scale = tile / max(height, width)
@@ -116,7 +116,7 @@ def _title(draw: ImageDraw.ImageDraw, summary: UnitSummary, top: int) -> None:
 
 def _write(draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, size: int, color: str) -> float:
     """Draw one line, cut where the page ends; gives the position where it ended."""
-    font, room = _font(size), draw.im.size[0] - _MARGIN - place[0]
+    font, room = scalable_font(size), draw.im.size[0] - _MARGIN - place[0]
     while len(text) > 1 and font.getlength(text) > room:
         text = text[:-2] + "…"
     draw.text(place, text, fill=color, font=font)
@@ -124,7 +124,7 @@ def _write(draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, siz
 
 
 @cache
-def _font(size: int) -> Font:
+def scalable_font(size: int) -> Font:
     """A scalable font: DejaVu Sans, which most alphabets find their letters in, if matplotlib brings it."""
     if available("matplotlib"):
         fonts = Path(require("matplotlib").get_data_path(), "fonts", "ttf")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from lightning_interp.bias_results import BiasResult, Example, Floats, Version
-from lightning_interp.viz.gallery import _cell, _font
+from lightning_interp.viz.gallery import scalable_font, tile_size
 from lightning_interp.viz.overlay import Picture
 from lightning_interp.viz.palette import INK, MUTED
 from lightning_interp.viz.text import clean
@@ -89,7 +89,7 @@ def intervention_gallery(result: BiasResult, *, tile: int = 160) -> Image.Image:
 
 def _layout(result: BiasResult, tile: int) -> _Layout:
     examples = result.examples
-    cell = _cell(examples[0].region.shape, tile) if examples else (tile, tile)
+    cell = tile_size(examples[0].region.shape, tile) if examples else (tile, tile)
     captions = [len(_caption(version, cell[0])) for e in examples for version in e.versions]
     scores = [abs(e.versions[0].logit) for e in examples if np.isfinite(e.versions[0].logit)]
     judged = scores and any(result.signal.values())
@@ -120,10 +120,10 @@ def _legend(page: Image.Image, place: tuple[int, int], limit: float, target: str
     (left, top), bar = place, (180, 14)
     draw, scale = ImageDraw.Draw(page), np.broadcast_to(np.linspace(-limit, limit, bar[0]), bar[::-1])
     texts = (f"evidence against {target}  -{limit:.2g}", f"+{limit:.2g}  for it")
-    draw.text((left, top), texts[0], fill=MUTED, font=_font(_SMALL))
-    left += round(_font(_SMALL).getlength(texts[0])) + 8
+    draw.text((left, top), texts[0], fill=MUTED, font=scalable_font(_SMALL))
+    left += round(scalable_font(_SMALL).getlength(texts[0])) + 8
     page.paste(Image.fromarray(_glow(np.full((*bar[::-1], 3), 128, dtype=np.uint8), scale, limit)), (left, top))
-    draw.text((left + bar[0] + 8, top), texts[1], fill=MUTED, font=_font(_SMALL))
+    draw.text((left + bar[0] + 8, top), texts[1], fill=MUTED, font=scalable_font(_SMALL))
 
 
 def _row(page: Image.Image, top: int, example: Example, result: BiasResult, layout: _Layout) -> None:
@@ -229,7 +229,7 @@ def _write(page: Image.Image, place: tuple[int, int], lines: list[_Line]) -> int
     """Draw lines one below the other; gives the position below the last."""
     draw, (left, top) = ImageDraw.Draw(page), place
     for line in lines:
-        draw.text((left, top), line.text, fill=line.color, font=_font(line.size))
+        draw.text((left, top), line.text, fill=line.color, font=scalable_font(line.size))
         top += _height(line.size)
     return top
 
@@ -243,7 +243,7 @@ def _wrap(text: str, size: int, room: int, most: int) -> list[str]:
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and len(lines) < most and _font(size).getlength(longer) > room:
+        if lines[-1] and len(lines) < most and scalable_font(size).getlength(longer) > room:
             lines.append(word)
         else:
             lines[-1] = longer
@@ -251,7 +251,7 @@ def _wrap(text: str, size: int, room: int, most: int) -> list[str]:
 
 
 def _cut(text: str, size: int, room: int) -> str:
-    while len(text) > 1 and _font(size).getlength(text) > room:
+    while len(text) > 1 and scalable_font(size).getlength(text) > room:
         text = text[:-2] + "…"
     return text
 

@@ -25,10 +25,11 @@ def clean(name: str, limit: int = 40) -> str:
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table whose cells show their text literally, whatever is in it."""
     lines = [columns, ["---"] * len(columns), *rows]
-    escaped = [[str(c) if i == 1 else _escape(c) for c in line] for i, line in enumerate(lines)]
+    escaped = [[str(c) if i == 1 else literal(c) for c in line] for i, line in enumerate(lines)]
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
-def _escape(cell: object) -> str:
-    text = clean(str(cell), 80)
+def literal(text: object, limit: int = 80) -> str:
+    """One line that Markdown shows as it is written, whatever is in it."""
+    text = clean(str(text), limit)
     return "".join(c if c.isalnum() or c in _PLAIN else f"&#{ord(c)};" for c in text)

@@ -73,9 +73,9 @@ def test_titles_tell_detectors_from_others():
 @pytest.mark.parametrize("matplotlib", [True, False])
 def test_hostile_names_are_drawn(matplotlib, monkeypatch):
     monkeypatch.setattr(gallery, "available", lambda name: matplotlib)
-    gallery._font.cache_clear()
+    gallery.scalable_font.cache_clear()
     for name in HOSTILE:
         layer = counted_layer([[50]], [[0]], [Concept(1, name, name)], name=name)
         page = unit_gallery(layer, image, [0], (SIZE, SIZE), tile=20)
         assert page.size[0] == 420
-    gallery._font.cache_clear()
+    gallery.scalable_font.cache_clear()

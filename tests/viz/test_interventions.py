@@ -165,9 +165,9 @@ def test_long_texts_are_wrapped_and_cut():
 @pytest.mark.parametrize("matplotlib", [True, False])
 def test_hostile_names_are_drawn(matplotlib, monkeypatch):
     monkeypatch.setattr(gallery, "available", lambda name: matplotlib)
-    gallery._font.cache_clear()
+    gallery.scalable_font.cache_clear()
     for name in HOSTILE:
         versions = tuple(replace(version, caption=name) for version in example().versions)
         made = bias_result(target=name, region=name, contexts={name: name}, examples=(example(versions=versions),))
         assert intervention_gallery(made, tile=40).width == 560
-    gallery._font.cache_clear()
+    gallery.scalable_font.cache_clear()
