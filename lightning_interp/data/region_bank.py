@@ -31,7 +31,8 @@ class RegionBank:
         names: The regions, the control included, and "skin" where that is known.
 
     Raises:
-        DatasetError: If a region is unknown, has no pixel in any image, or two of them are one.
+        DatasetError: If a region is unknown, has no pixel in any image, two of them are one, or one has the control's
+            name.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class RegionBank:
         wanted = list(dict.fromkeys((region, *contexts)))
         if region in contexts:
             raise DatasetError(f"the region '{region}' is also a context's; effects on it cannot be told apart")
+        if CONTROL in wanted:
+            raise DatasetError(f"'{CONTROL}' is the name of the unrelated region of equal area; rename yours")
         self.region, self.wanted = region, wanted
         self._find = default_regions(probe, wanted) if find is None else CheckedRegions(find, wanted)
         if find is None and SKIN not in wanted and SKIN in default_regions(probe).names:

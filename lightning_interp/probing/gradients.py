@@ -56,7 +56,10 @@ def layer_gradients(layer: nn.Module, name: str, images: Tensor, logits: Callabl
     maps = runs[0]
     slopes = []
     for k, total in enumerate(totals):
-        (slope,) = torch.autograd.grad(total, maps, retain_graph=k + 1 < len(totals), allow_unused=True)
+        # Of a frozen network that does not use the layer, the logits have no gradient at all.
+        slope = None
+        if total.requires_grad:
+            (slope,) = torch.autograd.grad(total, maps, retain_graph=k + 1 < len(totals), allow_unused=True)
         if slope is None:
             raise LayerError(f"the network's output {k} does not depend on layer '{name}'")
         slopes.append(slope.float())
