@@ -17,6 +17,7 @@ lint: .venv/ready-dev
 
 bench: .venv/ready-dev
 	$(BIN)/python benchmarks/dissection.py
+	$(BIN)/python -m benchmarks.context_bias
 
 # Installed once for each version of pyproject.toml; the part after the dash is the extra.
 .venv/ready-%: pyproject.toml | $(BIN)/python
