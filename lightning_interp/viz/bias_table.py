@@ -62,7 +62,10 @@ def score_table(result: BiasResult, untrained: Mapping[str, float]) -> list[tupl
 
 
 def finding_table(relations: Relations) -> list[tuple[str, ...]]:
-    """The blind spots and failure modes as cells under :data:`FINDING_COLUMNS`, in the order of the result."""
+    """The blind spots and failure modes as cells under :data:`FINDING_COLUMNS`, in the order of the result.
+
+    One row that says so if there are none.
+    """
     rows: list[tuple[str, ...]] = []
     for finding in relations.findings:
         pair = relations.names.index(finding.first), relations.names.index(finding.second)
@@ -76,7 +79,7 @@ def finding_table(relations: Relations) -> list[tuple[str, ...]]:
                 _number(float(relations.labels[pair]), "unknown"),
             )
         )
-    return rows
+    return rows or [("none", *[""] * (len(FINDING_COLUMNS) - 1))]
 
 
 def _score_row(name: str, score: Score, untrained: str) -> tuple[str, ...]:
