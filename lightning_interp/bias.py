@@ -1,8 +1,10 @@
 """Context-bias diagnostics of a network on a probe set: the same engine inside and outside of training."""
 
+import difflib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,9 +18,9 @@ from lightning_interp.checks.relations import AttributeRelations
 from lightning_interp.checks.view import View
 from lightning_interp.data.part_regions import FindRegions, check_names
 from lightning_interp.data.probe import ProbeSet
-from lightning_interp.data.region_bank import RegionBank
+from lightning_interp.data.region_bank import CONTROL, RegionBank
 from lightning_interp.data.remade import Remade
-from lightning_interp.errors import DatasetError
+from lightning_interp.errors import DatasetError, LayerError
 from lightning_interp.functional.fills import FILLS, Fill
 from lightning_interp.functional.groups import BalancedAccuracy, balanced_accuracy, contingency_table
 from lightning_interp.functional.moments import mean_estimate
@@ -28,6 +30,9 @@ from lightning_interp.probing.layers import resolve_layers
 from lightning_interp.probing.ranks import Ranks
 from lightning_interp.probing.runner import Forward, Stopped, module_device, prepare
 from lightning_interp.probing.session import probing
+
+RATIOS = ("crr", "scr", "exact_reliance")
+"""Scores, by context, of how the reliance divides."""
 
 
 class Diagnoser:
@@ -43,7 +48,8 @@ class Diagnoser:
         outputs: What the columns of the network's output stand for, each a binary attribute; None for one output,
             or for one a class of the target.
         regions: Function from a probe item to region masks; None to find them by part masks or landmarks.
-        layer: Layer whose activations carry the evidence; ``"auto"`` for the last with maps larger than 1x1.
+        layer: Layer whose activations carry the evidence; ``"auto"`` for the last with maps larger than 1x1, or none
+            where there is none and no check needs one.
         training: By attribute, its values in the training set, for what compares with that.
         expected: Signs of relations that attributes ought to have, by pair; a pair not named is unrelated.
         max_samples: Use at most so many images, evenly spaced.
@@ -79,6 +85,8 @@ class Diagnoser:
             raise DatasetError("probe must be a ProbeSet with at least one image")
         if not contexts:
             raise DatasetError("give at least one context: {attribute: region}")
+        if taken := {"region", CONTROL} & set(contexts):
+            raise DatasetError(f"a context may not be named '{taken.pop()}': that is what others are held against")
         check_names(checks, CHECKS, "check")
         check_names(fills, FILLS, "fill")
         if not fills:
@@ -87,14 +95,13 @@ class Diagnoser:
         count = min(max_samples, len(probe))
         self.indices = [i * len(probe) // count for i in range(count)]
         labels = _labels(probe, self.indices, target, (target, *contexts, *(outputs or ())))
-        chosen = labels[target][self.indices]
         self.asked = Asked(
             probe=probe,
             target=target,
             region=region,
             contexts=dict(contexts),
             labels=labels,
-            num_classes=max(2, int(chosen.max()) + 1),
+            num_classes=_label_classes(labels[target]),
             outputs=None if outputs is None else tuple(outputs),
             fills=tuple(fills),
             indices=self.indices,
@@ -108,7 +115,7 @@ class Diagnoser:
         self.missing |= _unlabelled(self.asked, checks)
         self.checks = tuple(name for name in dict.fromkeys(checks) if CHECKS[name].why_not(self.asked) is None)
         self.examples = example_indices(self.asked, examples)
-        self.layer_name = layer
+        self.layer_name: str | None = layer
 
     def describe(self, module: nn.Module, forward: Forward | None = None) -> None:
         """Check the layer and the network's output on one image; cheap, no collective.
@@ -120,14 +127,22 @@ class Diagnoser:
         with probing(module):
             images = self._images(self.indices[:1]).to(module_device(module))
             example = prepare(images, module, self.probe.normalize)
-            (self.layer_name,) = describe_layers(module, [self.layer], example, forward)
+            self.layer_name = self._find_layer(module, example, forward)
             view = self._view(module, forward or module, self.indices[:1])
             try:
-                outputs = view.outputs
-                _check_outputs(self.asked, outputs)
+                self.asked = replace(self.asked, num_classes=_count_classes(self.asked, view.outputs))
                 _ = view.scores
             except (ValueError, TypeError) as error:
                 raise DatasetError(str(error)) from error
+
+    def _find_layer(self, module: nn.Module, example: Tensor, forward: Forward | None) -> str | None:
+        try:
+            (name,) = describe_layers(module, [self.layer], example, forward)
+        except LayerError:
+            if self.layer != "auto" or any(CHECKS[check].needs_layer for check in self.checks):
+                raise
+            return None
+        return name
 
     def __call__(
         self,
@@ -162,8 +177,11 @@ class Diagnoser:
             ranks.agree(None)
             ranks.share(module.buffers())
             error, stopped = None, False
+            examples: tuple[Example, ...] = ()
             try:
                 self._sweep(module, forward or module, ranks, checks, table, should_stop)
+                if ranks.rank == 0:
+                    examples = self._draw(module, forward or module)
             except Stopped:
                 stopped = True
             except Exception as caught:
@@ -171,9 +189,6 @@ class Diagnoser:
             if any(ranks.agree(error, stopped)):
                 return None
             _reduce(ranks, [table, *(sums for check in checks for sums in check.sums.values())])
-            examples: tuple[Example, ...] = ()
-            if ranks.rank == 0 and self.examples:
-                examples = draw_examples(self.asked, self._view(module, forward or module, self.examples))
         return self._result(checks, balanced_accuracy(table.round().long()), table, examples, start, meta)
 
     def _sweep(
@@ -194,6 +209,17 @@ class Diagnoser:
             for check in checks:
                 check.update(view)
 
+    def _draw(self, module: nn.Module, forward: Forward) -> tuple[Example, ...]:
+        return tuple(
+            example
+            for first in range(0, len(self.examples), self.batch_size)
+            for example in draw_examples(
+                self.asked,
+                self._view(module, forward, self.examples[first : first + self.batch_size]),
+                heated=self.layer_name is not None,
+            )
+        )
+
     def _view(self, module: nn.Module, forward: Forward, indices: Sequence[int]) -> View:
         device = module_device(module)
 
@@ -206,6 +232,7 @@ class Diagnoser:
             return outputs[: len(images)].float()
 
         def gradients(view: View) -> Gradients:
+            assert self.layer_name is not None  # what needs a layer does not run without
             layer = resolve_layers(module, [self.layer_name])[self.layer_name]
             logits = answer if self.asked.outputs is not None else lambda images: view.score(images)[:, None]
             found = layer_gradients(layer, self.layer_name, view.images, logits)
@@ -246,7 +273,7 @@ class Diagnoser:
             region=self.asked.region,
             contexts=self.asked.contexts,
             scores=scores,
-            signal={context: _has_ratio(scores, context) for context in self.asked.contexts},
+            signal=_signals(scores, self.asked.contexts),
             relations=relations[0] if relations else None,
             missing=self.missing,
             examples=examples,
@@ -300,11 +327,19 @@ def _labels(probe: ProbeSet, indices: Sequence[int], target: str, names: Sequenc
             if name in attributes:
                 labels[name][index] = _class_number(attributes[name], name, index)
     check_names([target], known or [""], "attribute")
+    for name in set(names) - known:
+        # One that nobody labelled is no mistake, one that is misspelt is.
+        if close := difflib.get_close_matches(name, known - set(names), n=1, cutoff=0.8):
+            raise DatasetError(f"unknown attribute {name!r}; did you mean {close[0]!r}?")
     return {name: values for name, values in labels.items() if name in known}
 
 
+def _label_classes(labels: Tensor) -> int:
+    return max(2, int(labels.max()) + 1)
+
+
 def _class_number(value: Any, name: str, index: int) -> int:
-    number = int(value)
+    number = int(value) if math.isfinite(value) else -1
     if number != value or number < 0:
         raise DatasetError(f"attribute '{name}' of image {index} is {value!r}; labels are whole numbers from 0")
     return number
@@ -314,12 +349,10 @@ def _check_binary(asked: Asked) -> None:
     chosen = asked.chosen(asked.target)
     if len(set(chosen[chosen >= 0].tolist())) < 2:
         raise DatasetError(f"'{asked.target}' has one value in the whole probe set: there is nothing to tell apart")
-    for context in asked.labelled:
-        highest = int(asked.chosen(context).max())
+    for name in (*asked.contexts, *(asked.outputs or ())):
+        highest = int(asked.chosen(name).max())
         if highest > 1:
-            raise DatasetError(f"context '{context}' has label {highest}; contexts are binary, 0 or 1")
-    if asked.outputs is not None and asked.num_classes > 2:
-        raise DatasetError(f"'{asked.target}' has {asked.num_classes} classes; outputs= names binary attributes")
+            raise DatasetError(f"'{name}' has label {highest}; contexts and named outputs are binary, 0 or 1")
 
 
 def _unlabelled(asked: Asked, checks: Sequence[str]) -> dict[str, str]:
@@ -329,15 +362,19 @@ def _unlabelled(asked: Asked, checks: Sequence[str]) -> dict[str, str]:
     return {"groups": f"no labels of {', '.join(without)} in the probe set: no groups by it"}
 
 
-def _check_outputs(asked: Asked, outputs: Tensor) -> None:
-    if asked.outputs is None and outputs.ndim == 2 and outputs.shape[1] > 1:
-        classes = outputs.shape[1]
-        if asked.num_classes > classes:
-            raise DatasetError(f"'{asked.target}' has {asked.num_classes} classes, the network {classes} outputs")
-        if asked.num_classes == 2 and classes > 2:
-            raise DatasetError(
-                f"the network gives {classes} logits an image; say what they are: outputs=['{asked.target}', ...]"
-            )
+def _count_classes(asked: Asked, outputs: Tensor) -> int:
+    """Classes that the network tells apart: the probe set may lack some."""
+    if asked.outputs is not None:
+        return 2
+    labelled = _label_classes(asked.labels[asked.target])
+    classes = max(2, outputs.shape[1]) if outputs.ndim == 2 else 2
+    if labelled > classes:
+        raise DatasetError(f"'{asked.target}' has {labelled} classes, the network tells {classes} apart")
+    if labelled == 2 and classes > 2:
+        raise DatasetError(
+            f"the network gives {classes} logits an image; say what they are: outputs=['{asked.target}', ...]"
+        )
+    return classes
 
 
 def _reduce(ranks: Ranks, sums: Sequence[Tensor]) -> None:
@@ -347,6 +384,10 @@ def _reduce(ranks: Ranks, sums: Sequence[Tensor]) -> None:
         part.copy_(reduced.view_as(part))
 
 
-def _has_ratio(scores: Mapping[str, Score], context: str) -> bool:
-    ratios = (scores.get(f"{name}/{context}") for name in ("crr", "scr", "exact_reliance"))
-    return any(ratio is not None and not math.isnan(ratio.value) for ratio in ratios)
+def _signals(scores: Mapping[str, Score], contexts: Iterable[str]) -> dict[str, bool]:
+    """By context, whether a ratio has a value; without those of which none was asked for."""
+    ratios = {
+        context: [scores[name].value for check in RATIOS if (name := f"{check}/{context}") in scores]
+        for context in contexts
+    }
+    return {context: not all(map(math.isnan, values)) for context, values in ratios.items() if values}

@@ -28,8 +28,14 @@ def example_indices(asked: Asked, count: int) -> list[int]:
     return turns[:count]
 
 
-def draw_examples(asked: Asked, view: View) -> tuple[Example, ...]:
-    """Every image of a view as it is, with the region and each context filled, and with others' parts pasted in."""
+def draw_examples(asked: Asked, view: View, *, heated: bool) -> tuple[Example, ...]:
+    """Every image of a view as it is, with the region and each context filled, and with others' parts pasted in.
+
+    Args:
+        asked: The question.
+        view: The images.
+        heated: Whether there is a layer for a heat map.
+    """
     versions: list[tuple[str, Tensor]] = [("as it is", view.images)]
     how = asked.fills[0]
     for region in asked.regions:
@@ -44,7 +50,7 @@ def draw_examples(asked: Asked, view: View) -> tuple[Example, ...]:
         pasted = paste(view.images, view.masks[region], donors, masks[region])
         versions.append((f"other {region}", pasted))
     logits = [view.score(images) for _, images in versions]
-    heat = target_heat(view)
+    heat = target_heat(view).cpu().numpy() if heated else [None] * len(view.indices)
     return tuple(
         Example(
             index,
@@ -53,7 +59,7 @@ def draw_examples(asked: Asked, view: View) -> tuple[Example, ...]:
                 Version(caption, _pixels(images[row]), float(scores[row]))
                 for (caption, images), scores in zip(versions, logits, strict=True)
             ),
-            heat[row].cpu().numpy(),
+            heat[row],
             view.masks[asked.region][row].cpu().numpy(),
         )
         for row, index in enumerate(view.indices)

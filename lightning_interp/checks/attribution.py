@@ -22,6 +22,7 @@ class Attribution(Check):
     """
 
     name = "attribution"
+    needs_layer = True
 
     def __init__(self, asked: Asked) -> None:
         super().__init__(asked)

@@ -19,10 +19,12 @@ class Check(ABC):
 
     Attributes:
         name: What the user calls it by.
+        needs_layer: Whether it looks at a layer's activations.
         sums: By name, float64 sums; the engine adds up those of all processes before it asks for scores.
     """
 
     name: ClassVar[str]
+    needs_layer: ClassVar[bool] = False
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked

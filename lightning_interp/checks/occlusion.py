@@ -29,6 +29,7 @@ class Occlusion(Check):
         for how in asked.fills:
             self.sums |= {f"own/{how}/{c}": self.empty(8) for c in (*asked.contexts, CONTROL)}
             self.sums |= {f"target/{how}/{c}": self.empty(8) for c in asked.contexts}
+        self.sums["region"] = self.empty(8)
         self.sums |= {"hits": self.empty(3), "area/region": self.empty(1)}
         self.sums |= {f"area/{c}": self.empty(1) for c in asked.contexts}
 
@@ -49,6 +50,8 @@ class Occlusion(Check):
                         sums = occlusion_sums(view.scores, lost[asked.region], lost[place], target, label, keep)
                         self.add(f"{name}/{how}/{context}", sums)
             if how == asked.fills[0]:
+                hidden = lost[asked.region]
+                self.add("region", occlusion_sums(view.scores, hidden, hidden, target, target, present[asked.region]))
                 predicted = view.classes_of(without[asked.region])
                 self.add("hits", hit_sums(predicted, view.target, present[asked.region]))
         for name, place in (("region", asked.region), *asked.contexts.items()):
@@ -75,10 +78,11 @@ class Occlusion(Check):
                 other = reliance(self.sums[f"own/{how}/{context}"], accuracy)
                 scores[f"crr_{how}"] = score(other.ratio, count=other.images, chance=area)
             found |= by_context(scores, context)
+        region = reliance(self.sums["region"], accuracy)
         control = reliance(self.sums[f"own/{first}/{CONTROL}"], accuracy)
         hits: Estimate = mean_estimate(self.sums["hits"])
         return found | {
-            "e_region": score(control.region, count=control.images),
+            "e_region": score(region.region, count=region.images),
             "e_control": score(control.context, count=control.images, chance=0.0),
             "accuracy_without_region": score(hits, count=float(self.sums["hits"][0]), chance=accuracy.chance),
         }

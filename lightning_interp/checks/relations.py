@@ -34,6 +34,7 @@ class AttributeRelations(Check):
     """
 
     name = "relations"
+    needs_layer = True
 
     def __init__(self, asked: Asked) -> None:
         super().__init__(asked)

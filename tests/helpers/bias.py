@@ -58,7 +58,7 @@ class TinyFaces(ProbeSet):
 
     def facts(self, index):
         _, lipstick, makeup = self.rows[index]
-        attributes = {"lipstick": lipstick, "makeup": makeup, "third": index % 3}
+        attributes = {"lipstick": lipstick, "makeup": makeup, "third": index // 4 % 2, "kind": index % 3}
         return {"attributes": {name: attributes[name] for name in self.known}}
 
     def describe(self):

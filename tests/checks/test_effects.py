@@ -1,0 +1,205 @@
+"""Occlusion, part swap and re-rendering on networks whose every effect has a closed form, and the grey identity."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_interp.checks.swap import Swap
+from tests.helpers.bias import (
+    LID,
+    LIDS,
+    LIPS,
+    LIPSTICK,
+    MAKEUP,
+    MOUTH,
+    Additive,
+    TinyFaces,
+    all_versions,
+    ask,
+    biased,
+    find,
+    make_diagnoser,
+    values,
+)
+from tests.helpers.models import small_cnn
+
+RED, BLUE = (LIPSTICK - LIPS) / 255, (MAKEUP - LID) / 255
+WEIGHTS = [(6.0, 4.0), (8.0, -3.0), (5.0, 0.0), (9.0, 8.0)]
+
+
+def scale(model, probe):
+    """S, image by image."""
+    with torch.no_grad():
+        return sum(float(model(probe.image(i)[None] / 255).abs()) for i in range(len(probe))) / len(probe)
+
+
+@pytest.mark.parametrize(("region", "context"), WEIGHTS)
+def test_exact_effects_are_weights_times_colour_differences(region, context):
+    model, probe = Additive(region, context), all_versions()
+    found = values(ask(model, probe, checks=["exact"]))
+    s = scale(model, probe)
+    assert found["effect_region/makeup"] == pytest.approx(region * RED / s, abs=1e-5)
+    assert found["effect_context/makeup"] == pytest.approx(context * BLUE / s, abs=1e-5)
+    share = abs(context * BLUE) / (abs(context * BLUE) + abs(region * RED))
+    assert found["exact_reliance/makeup"] == pytest.approx(share, abs=1e-5)
+
+
+@pytest.mark.parametrize(("region", "context"), WEIGHTS)
+def test_grey_costs_half_of_the_effects_and_keeps_their_ratio(region, context):
+    model, probe = Additive(region, context), all_versions()
+    found = values(ask(model, probe))
+    s = scale(model, probe)
+    assert found["e_region"] == pytest.approx(region * RED / 2 / s, abs=1e-5)
+    assert found["e_context/makeup"] == pytest.approx(context * BLUE / 2 / s, abs=1e-5)
+    assert found["crr/makeup"] == found["crr_grey/makeup"]
+    assert found["crr/makeup"] == pytest.approx(found["exact_reliance/makeup"], abs=1e-5)
+    # Without an intervention, where label and context are independent.
+    assert found["conditional_reliance/makeup"] == pytest.approx(found["exact_reliance/makeup"], abs=1e-5)
+    # Signed by the target the context's effect cancels, whatever it is.
+    assert found["crr_by_target/makeup"] == pytest.approx(0, abs=1e-5)
+    assert found["e_control"] == pytest.approx(0, abs=1e-5)
+
+
+class Interacting(nn.Module):
+    """A score in which mouth and lids are not additive."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.own, self.other = nn.Identity(), Additive(4, 1), Additive(1, 3)
+
+    def forward(self, x):
+        x = self.layer(x)
+        return self.own(x).tanh() * 3 + self.other(x) + 0.7 * self.own(x) * self.other(x).sigmoid()
+
+
+@pytest.mark.parametrize("model", [Interacting(), small_cnn(seed=1), small_cnn(seed=2)])
+def test_grey_identity_holds_for_any_network(model):
+    """Versions of a face that differ in the hidden pixels alone: s(hidden) cancels between them."""
+    layer = "layer" if isinstance(model, Interacting) else "1"
+    found = values(ask(model, all_versions(), layer=layer))
+    assert found["effect_region/makeup"] == pytest.approx(2 * found["e_region"], abs=1e-5)
+    assert found["effect_context/makeup"] == pytest.approx(2 * found["e_context/makeup"], abs=1e-5)
+    assert abs(found["e_context/makeup"]) > 1e-4
+    if layer == "layer":
+        assert found["crr/makeup"] == pytest.approx(found["exact_reliance/makeup"], abs=1e-5)
+
+
+def test_the_identity_needs_the_fill_to_erase():
+    """Blur keeps some of the colour that it hides, and the mean of the other pixels has none of the label's."""
+    found = values(ask(Additive(6, 4), all_versions(), fills=["blur", "mean"], checks=["occlusion", "exact"]))
+    assert found["crr/makeup"] == found["crr_blur/makeup"] != pytest.approx(found["exact_reliance/makeup"], abs=1e-3)
+
+
+RATIOS = ("crr/makeup", "scr/makeup", "exact_reliance/makeup", "crr_by_target/makeup")
+
+
+def test_network_that_uses_the_region_only_relies_on_no_context():
+    found = values(ask(Additive(8, 0), biased()))
+    assert [found[name] for name in RATIOS] == pytest.approx([0] * 4, abs=1e-5)
+    assert found["follow"] == 1
+    assert found["accuracy_without_region"] == 0.5
+
+
+def test_network_that_uses_the_context_only_relies_on_nothing_else():
+    found = values(ask(Additive(0, 8), biased()))
+    assert [found[name] for name in RATIOS] == pytest.approx([1] * 4, abs=1e-5)
+    # The prediction stays where it was, which is the donor's label only where it was wrong.
+    assert found["follow"] == pytest.approx(0.1)
+    assert found["accuracy"] == found["accuracy_without_region"] == 0.9
+
+
+def test_ratios_lie_in_their_intervals_and_ends_differ():
+    for name, score in ask(Additive(6, 4), biased()).scores.items():
+        if name in RATIOS or name.startswith("e_context"):
+            assert score.low < score.value < score.high
+
+
+@pytest.mark.parametrize("model", [Additive(0, 0), small_cnn(), Additive(0, 0, centred=False)])
+def test_untrained_or_constant_network_reads_no_signal(model):
+    layer = "1" if isinstance(model, nn.Sequential) else "layer"
+    result = ask(model, all_versions(), layer=layer)
+    assert all(math.isnan(values(result)[name]) for name in RATIOS)
+    assert result.signal == {"makeup": False}
+
+
+def test_right_network_with_tiny_logits_reads_no_signal():
+    """It tells the labels apart, but at 0.02 of a logit."""
+    result = ask(Additive(0.05, 0.05), biased())
+    assert result.scores["balanced_accuracy"].low > 0.7
+    assert result.signal == {"makeup": False}
+
+
+def test_image_without_the_region_is_left_out_and_counted():
+    with_all = ask(Additive(6, 4), biased(jitter=False), examples=2)
+    some = ask(Additive(6, 4), biased(jitter=False, without_mouth=range(7)), examples=2)
+    assert with_all.scores["crr/makeup"].count == with_all.scores["mass"].count * 2 == 40
+    for name in ("crr/makeup", "e_region", "e_control", "accuracy_without_region"):
+        assert some.scores[name].count == 33, name
+    # A swap needs two donors that show the region, too.
+    assert 0 < some.scores["scr/makeup"].count < 33
+    # Accuracy and re-rendering need no region.
+    for name in ("accuracy", "exact_reliance/makeup"):
+        assert some.scores[name].count == 40
+    assert values(some)["e_region"] == pytest.approx(values(with_all)["e_region"], rel=0.2)
+
+
+def test_a_large_region_has_no_control_but_an_effect():
+    large = torch.ones_like(MOUTH) & ~LIDS
+    found = ask(Additive(8, 0), all_versions(), regions=lambda item: {"mouth": large, "lids": LIDS})
+    assert math.isnan(found.scores["e_control"].value)
+    assert found.scores["e_control"].count == 0
+    assert found.scores["e_region"].value == pytest.approx(1, abs=1e-5)
+    assert found.scores["e_region"].count == 48
+
+
+def test_contexts_without_labels_are_signed_by_the_target():
+    labelled = values(ask(Additive(6, 4), biased()))
+    without = ask(Additive(6, 4), biased(known=["lipstick"]))
+    assert without.scores["crr/makeup"].value == labelled["crr_by_target/makeup"]
+    assert without.scores["crr/makeup"].value == without.scores["crr_by_target/makeup"].value
+    assert without.scores["crr/makeup"].value != labelled["crr/makeup"]
+    assert without.signal == {"makeup": True}
+
+
+def test_chance_of_the_ratio_is_the_share_of_the_area():
+    score = ask(Additive(6, 4), biased()).scores["crr/makeup"]
+    assert score.chance == pytest.approx(32 / (32 + 24))
+
+
+def test_swap_of_equal_parts_changes_nothing():
+    """Every face alike but for its attributes: a donor of the same label pastes what is there already."""
+    probe, model = all_versions(jitter=False), Additive(6, 4)
+    found = values(ask(model, probe, checks=["swap", "exact"]))
+    # So the effect of the other label's part is that of the attribute.
+    assert found["swap_region/makeup"] == pytest.approx(found["effect_region/makeup"], abs=1e-5)
+    assert found["swap_context/makeup"] == pytest.approx(found["effect_context/makeup"], abs=1e-5)
+    assert found["scr/makeup"] == pytest.approx(found["exact_reliance/makeup"], abs=1e-5)
+
+
+def test_an_image_that_is_its_own_donor_answers_as_it_is():
+    diagnoser, model = make_diagnoser(biased(), checks=["swap"]), Additive(6, 4)
+    diagnoser.describe(model)
+    view, swap = diagnoser._view(model, model, range(10)), Swap(diagnoser.asked)
+    everyone = torch.arange(40)
+    swap.donors = dict.fromkeys(swap.donors, (everyone, everyone))
+    for region in ("mouth", "lids"):
+        outputs, keep, _ = swap._paste(view, "lipstick", region)
+        assert keep.all()
+        assert all(torch.equal(out, view.outputs) for out in outputs)
+
+
+def test_image_without_a_donor_does_not_count():
+    # The only image without lipstick has no donor of its own label; the others have both.
+    probe = TinyFaces([(face, int(face > 0), face % 2) for face in range(10)])
+    result = ask(Additive(8, 0), probe, checks=["swap"])
+    assert result.scores["follow"].count == result.scores["scr/makeup"].count == 9
+
+
+def test_regions_are_those_of_the_users_function():
+    """Swapped round, the same network relies on the other one."""
+    swapped = {"regions": lambda item: {"mouth": LIDS, "lids": find(item)["mouth"]}}
+    straight = values(ask(Additive(6, 4), biased(), checks=["occlusion"]))
+    turned = values(ask(Additive(6, 4), biased(), checks=["occlusion"], **swapped))
+    assert turned["crr_by_target/makeup"] == pytest.approx(1 - straight["crr_by_target/makeup"])
