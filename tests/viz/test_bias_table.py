@@ -49,3 +49,7 @@ def test_unknown_numbers_of_a_finding_are_words():
     lost = replace(relations().findings[0], first="smile", second="red", mean=math.nan, expected=-1)
     row = finding_table(replace(relations(), findings=(lost,)))[0]
     assert (row[2], row[3], row[5]) == ("no signal", "negative", "unknown")
+
+
+def test_no_finding_is_said():
+    assert finding_table(replace(relations(), findings=())) == [("none", "", "", "", "", "")]
