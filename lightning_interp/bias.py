@@ -1,6 +1,5 @@
 """Context-bias diagnostics of a network on a probe set: the same engine inside and outside of training."""
 
-import difflib
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from lightning_interp.bias_pictures import draw_examples, example_indices
 from lightning_interp.bias_results import BiasResult, Example, Score
 from lightning_interp.checks import CHECKS, DEFAULT_CHECKS, Check
 from lightning_interp.checks.asked import Asked
+from lightning_interp.checks.labels import check_binary, count_classes, label_classes, read_labels
 from lightning_interp.checks.relations import AttributeRelations
 from lightning_interp.checks.view import View
 from lightning_interp.data.part_regions import FindRegions, check_names
@@ -94,14 +94,14 @@ class Diagnoser:
         self.probe, self.layer, self.batch_size = probe, layer, batch_size
         count = min(max_samples, len(probe))
         self.indices = [i * len(probe) // count for i in range(count)]
-        labels = _labels(probe, self.indices, target, (target, *contexts, *(outputs or ())))
+        labels = read_labels(probe, self.indices, target, (target, *contexts, *(outputs or ())))
         self.asked = Asked(
             probe=probe,
             target=target,
             region=region,
             contexts=dict(contexts),
             labels=labels,
-            num_classes=_label_classes(labels[target]),
+            num_classes=label_classes(labels[target]),
             outputs=None if outputs is None else tuple(outputs),
             fills=tuple(fills),
             indices=self.indices,
@@ -109,7 +109,7 @@ class Diagnoser:
             training={name: torch.as_tensor(values).long() for name, values in (training or {}).items()},
             expected=dict(expected or {}),
         )
-        _check_binary(self.asked)
+        check_binary(self.asked)
         self.bank = RegionBank(probe, self.indices, region, list(contexts.values()), regions)
         self.missing = {name: why for name in checks if (why := CHECKS[name].why_not(self.asked)) is not None}
         self.missing |= _unlabelled(self.asked, checks)
@@ -125,21 +125,26 @@ class Diagnoser:
             DatasetError: If the network's output does not fit the question.
         """
         with probing(module):
-            images = self._images(self.indices[:1]).to(module_device(module))
-            example = prepare(images, module, self.probe.normalize)
-            self.layer_name = self._find_layer(module, example, forward)
-            view = self._view(module, forward or module, self.indices[:1])
             try:
-                self.asked = replace(self.asked, num_classes=_count_classes(self.asked, view.outputs))
+                view = self._view(module, forward or module, self.indices[:1])
+                self.asked = replace(self.asked, num_classes=count_classes(self.asked, view.outputs))
                 _ = view.scores
             except (ValueError, TypeError) as error:
                 raise DatasetError(str(error)) from error
+            self.layer_name = self._find_layer(module, forward or module)
 
-    def _find_layer(self, module: nn.Module, example: Tensor, forward: Forward | None) -> str | None:
+    def _find_layer(self, module: nn.Module, forward: Forward) -> str | None:
+        """The layer to look at; None where nothing needs one and there is none by itself."""
+        needed = any(CHECKS[check].needs_layer for check in self.checks)
+        if not (needed or self.examples):
+            return None
+        images = self._images(self.indices[:1]).to(module_device(module))
         try:
-            (name,) = describe_layers(module, [self.layer], example, forward)
+            (name,) = describe_layers(module, [self.layer], prepare(images, module, self.probe.normalize), forward)
+            self.layer_name = name
+            _ = self._view(module, forward, self.indices[:1]).gradients
         except LayerError:
-            if self.layer != "auto" or any(CHECKS[check].needs_layer for check in self.checks):
+            if needed or self.layer != "auto":
                 raise
             return None
         return name
@@ -170,9 +175,10 @@ class Diagnoser:
         """
         ranks = ranks or Ranks()
         start = time.perf_counter()
-        checks = [CHECKS[name](self.asked) for name in self.checks]
-        table = torch.zeros(self.asked.num_classes, self.asked.num_classes, dtype=torch.float64)
         with probing(module):
+            # Inside, for sums made in inference mode could not be added to.
+            checks = [CHECKS[name](self.asked) for name in self.checks]
+            table = torch.zeros(self.asked.num_classes, self.asked.num_classes, dtype=torch.float64)
             # Between two steps of DDP each process has batch statistics of its own; rank zero's are saved.
             ranks.agree(None)
             ranks.share(module.buffers())
@@ -267,7 +273,7 @@ class Diagnoser:
         }
         for check in checks:
             scores |= check.scores(accuracy)
-        relations = [check.relations() for check in checks if isinstance(check, AttributeRelations)]
+        relations = [check.relations(accuracy) for check in checks if isinstance(check, AttributeRelations)]
         return BiasResult(
             target=self.asked.target,
             region=self.asked.region,
@@ -316,65 +322,11 @@ def diagnose(  # noqa: D417 - the options are described where they are at home
     return result
 
 
-def _labels(probe: ProbeSet, indices: Sequence[int], target: str, names: Sequence[str]) -> dict[str, Tensor]:
-    """``(N,)`` int64 of every attribute that the probe set has; -1 where unknown or not looked at."""
-    labels = {name: torch.full((len(probe),), -1) for name in names}
-    known: set[str] = set()
-    for index in indices:
-        attributes = probe.facts(index).get("attributes", {})
-        known |= set(attributes)
-        for name in names:
-            if name in attributes:
-                labels[name][index] = _class_number(attributes[name], name, index)
-    check_names([target], known or [""], "attribute")
-    for name in set(names) - known:
-        # One that nobody labelled is no mistake, one that is misspelt is.
-        if close := difflib.get_close_matches(name, known - set(names), n=1, cutoff=0.8):
-            raise DatasetError(f"unknown attribute {name!r}; did you mean {close[0]!r}?")
-    return {name: values for name, values in labels.items() if name in known}
-
-
-def _label_classes(labels: Tensor) -> int:
-    return max(2, int(labels.max()) + 1)
-
-
-def _class_number(value: Any, name: str, index: int) -> int:
-    number = int(value) if math.isfinite(value) else -1
-    if number != value or number < 0:
-        raise DatasetError(f"attribute '{name}' of image {index} is {value!r}; labels are whole numbers from 0")
-    return number
-
-
-def _check_binary(asked: Asked) -> None:
-    chosen = asked.chosen(asked.target)
-    if len(set(chosen[chosen >= 0].tolist())) < 2:
-        raise DatasetError(f"'{asked.target}' has one value in the whole probe set: there is nothing to tell apart")
-    for name in (*asked.contexts, *(asked.outputs or ())):
-        highest = int(asked.chosen(name).max())
-        if highest > 1:
-            raise DatasetError(f"'{name}' has label {highest}; contexts and named outputs are binary, 0 or 1")
-
-
 def _unlabelled(asked: Asked, checks: Sequence[str]) -> dict[str, str]:
     without = [context for context in asked.contexts if context not in asked.labelled]
     if "groups" not in checks or not without:
         return {}
     return {"groups": f"no labels of {', '.join(without)} in the probe set: no groups by it"}
-
-
-def _count_classes(asked: Asked, outputs: Tensor) -> int:
-    """Classes that the network tells apart: the probe set may lack some."""
-    if asked.outputs is not None:
-        return 2
-    labelled = _label_classes(asked.labels[asked.target])
-    classes = max(2, outputs.shape[1]) if outputs.ndim == 2 else 2
-    if labelled > classes:
-        raise DatasetError(f"'{asked.target}' has {labelled} classes, the network tells {classes} apart")
-    if labelled == 2 and classes > 2:
-        raise DatasetError(
-            f"the network gives {classes} logits an image; say what they are: outputs=['{asked.target}', ...]"
-        )
-    return classes
 
 
 def _reduce(ranks: Ranks, sums: Sequence[Tensor]) -> None:

@@ -30,10 +30,10 @@ CONFIDENT = 0.95
 class Groups(Check):
     """What labels alone tell (checks C1, C2, C9, C10).
 
-    Scores: ``worst_group_accuracy/<context>``, ``adjusted_accuracy/<context>`` (groups weighted as in the training
-    set, if that was given), ``group_gap/<context>`` (average minus worst), ``equalised_odds_gap/<context>``,
-    ``score_gap/<context>``, ``conditional_reliance/<context>``, ``bias_amplification/<context>`` (needs the training
-    set's labels), ``association/<context>`` (of target and context in this probe set), ``confident_errors``.
+    Scores: ``worst_group_accuracy/<context>``, ``group_gap/<context>`` (average minus worst),
+    ``equalised_odds_gap/<context>``, ``score_gap/<context>``, ``conditional_reliance/<context>``,
+    ``association/<context>`` (of target and context in this probe set), ``confident_errors``. Where the training set's
+    labels were given: ``adjusted_accuracy/<context>`` (groups weighted as there) and ``bias_amplification/<context>``.
     """
 
     name = "groups"
@@ -69,29 +69,35 @@ class Groups(Check):
         return found | {"confident_errors": Score(share, count=int(self.sums["confident"].sum()), chance=0.0)}
 
     def _of_context(self, context: str, accuracy: BalancedAccuracy) -> dict[str, Score]:
-        names = ("worst_group_accuracy", "adjusted_accuracy", "group_gap", "equalised_odds_gap", "score_gap")
-        more = ("conditional_reliance", "bias_amplification", "association")
+        names = ("worst_group_accuracy", "group_gap", "equalised_odds_gap", "score_gap")
         if context not in self.asked.labelled:
-            return dict.fromkeys((*names, *more), Score(math.nan))
+            return dict.fromkeys((*names, "conditional_reliance", "association"), Score(math.nan))
         table = self.sums[f"table/{context}"].round().long()
         moments = self.sums[f"scores/{context}"]
-        training = self._training(context, table.shape)
-        groups = group_accuracy(table, training)
+        groups = group_accuracy(table)
         count = int(table.sum())
         binary = tuple(table.shape[:2]) == (2, 2)
-        amplified = math.nan
-        if binary and training is not None:
-            amplified = bias_amplification(table.transpose(0, 1), training.T)
         reliance = conditional_reliance(moments) if binary and accuracy.above_chance else None
         return {
             "worst_group_accuracy": Score(groups.worst, chance=accuracy.chance, count=count),
-            "adjusted_accuracy": Score(groups.adjusted, chance=accuracy.chance, count=count),
             "group_gap": Score(groups.gap, chance=0.0, count=count),
             "equalised_odds_gap": Score(equalised_odds_gap(table), chance=0.0, count=count),
             "score_gap": Score(score_gap(moments) if binary else math.nan, chance=0.0, count=count),
             "conditional_reliance": Score(math.nan) if reliance is None else score(reliance, count=count),
-            "bias_amplification": Score(amplified, chance=0.0, count=count),
             "association": Score(association(table.sum(2)), count=count),
+        } | self._against_training(context, table, accuracy)
+
+    def _against_training(self, context: str, table: Tensor, accuracy: BalancedAccuracy) -> dict[str, Score]:
+        """What needs the training set's labels; nothing where they were not given."""
+        training = self._training(context, table.shape)
+        if training is None:
+            return {}
+        binary = tuple(table.shape[:2]) == (2, 2)
+        amplified = bias_amplification(table.transpose(0, 1), training.T) if binary else math.nan
+        adjusted, count = group_accuracy(table, training).adjusted, int(table.sum())
+        return {
+            "adjusted_accuracy": Score(adjusted, chance=accuracy.chance, count=count),
+            "bias_amplification": Score(amplified, chance=0.0, count=count),
         }
 
     def _training(self, context: str, shape: tuple[int, ...]) -> Tensor | None:

@@ -91,8 +91,8 @@ class AttributeRelations(Check):
             for second in names[i + 1 :]
         }
 
-    def relations(self) -> Relations:
-        """Everything found, for the figure and the table."""
+    def relations(self, accuracy: BalancedAccuracy) -> Relations:
+        """Everything found, for the figure and the table; no findings of a network that has learnt nothing."""
         names = tuple(self.asked.outputs or ())
         ranked = self._ranked()
         size = (len(names), len(names))
@@ -110,6 +110,7 @@ class AttributeRelations(Check):
                 ("blind spot", blind_spots(ranked, REFERENCE)),
             )
             for found in pairs
+            if accuracy.above_chance
         ]
         correlation = phi(self.sums["tables"].round().long())
         cosines = self.sums["cosines"]

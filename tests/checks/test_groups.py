@@ -54,15 +54,14 @@ def test_numbers_counted_by_hand():
 
 
 def test_training_shares_give_the_adjusted_average_and_the_direction_of_the_bias():
-    assert math.isnan(values(by_hand())["adjusted_accuracy/makeup"])
-    assert math.isnan(values(by_hand())["bias_amplification/makeup"])
+    assert not {"adjusted_accuracy/makeup", "bias_amplification/makeup"} & set(values(by_hand()))
     y, c = [0] * 6 + [1] * 4, [0, 0, 0, 0, 0, 1, 0, 1, 1, 1]
     found = values(by_hand(training={"lipstick": y, "makeup": torch.tensor(c)}))
     assert found["adjusted_accuracy/makeup"] == pytest.approx(0.5 + 0.1 + 0.1 * 0.5 + 0.3)
     # P(yhat=1 | c=0) is 1/4, P(y=1 | c=0) 2/4; of c = 1 both are 1/3. The bias says that c = 0 goes with y = 0.
     assert found["bias_amplification/makeup"] == pytest.approx((0.25 + 0.25 + 0 + 0) / 4)
     only_one = values(by_hand(training={"lipstick": y}))
-    assert math.isnan(only_one["adjusted_accuracy/makeup"])
+    assert "adjusted_accuracy/makeup" not in only_one
 
 
 def test_shortcut_is_at_its_worst_in_the_conflicting_groups():
@@ -85,6 +84,6 @@ def test_context_without_labels_has_the_same_names_and_no_numbers():
     result = ask(Additive(8, 0), all_versions(), checks=CHECKS, question=question)
     names = {name.removesuffix("/blond") for name in result.scores if name.endswith("/blond")}
     assert names == {name.removesuffix("/makeup") for name in result.scores if name.endswith("/makeup")}
-    assert len(names) == 8
+    assert len(names) == 6
     assert all(math.isnan(result.scores[f"{name}/blond"].value) for name in names)
     assert result.missing == {"groups": "no labels of blond in the probe set: no groups by it"}

@@ -86,3 +86,10 @@ def test_context_that_is_no_output_has_no_relation():
     found = values(ask(network(0), biased(), checks=CHECKS, question=question, **NAMED))
     assert math.isnan(found["relation/blond"])
     assert found["failure_modes"] == 1
+
+
+def test_network_that_has_learnt_nothing_has_no_findings():
+    backwards = Heads(Additive(-8, -8), Additive(0, 8), Additive(0, -8))
+    result = ask(backwards, biased(), checks=CHECKS, **NAMED)
+    assert not result.relations.findings
+    assert math.isnan(values(result)["failure_modes"])

@@ -1,0 +1,94 @@
+"""Labels of a probe set as the checks need them: read once, whole numbers, and fit for the network's outputs."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_interp.checks.asked import Asked
+from lightning_interp.data.part_regions import check_names
+from lightning_interp.data.probe import ProbeSet
+from lightning_interp.errors import DatasetError
+
+
+def read_labels(probe: ProbeSet, indices: Sequence[int], target: str, names: Sequence[str]) -> dict[str, Tensor]:
+    """``(N,)`` int64 by attribute that the probe set has labels of; -1 where unknown or not looked at.
+
+    Args:
+        probe: The probe set, of N images.
+        indices: The images to look at.
+        target: An attribute that must be known.
+        names: The target and further attributes, which may be unlabelled.
+
+    Raises:
+        DatasetError: If the target is unknown, another name looks like a misspelt one, or a label is no class number.
+    """
+    labels = {name: torch.full((len(probe),), -1) for name in names}
+    known: set[str] = set()
+    for index in indices:
+        attributes = probe.facts(index).get("attributes", {})
+        known |= set(attributes)
+        for name in names:
+            if name in attributes:
+                labels[name][index] = _class_number(attributes[name], name, index)
+    check_names([target], known or [""], "attribute")
+    for name in set(names) - known:
+        # One that nobody labelled is no mistake, one that is misspelt is.
+        if close := difflib.get_close_matches(name, known - set(names), n=1, cutoff=0.8):
+            raise DatasetError(f"unknown attribute {name!r}; did you mean {close[0]!r}?")
+    return {name: values for name, values in labels.items() if name in known}
+
+
+def label_classes(labels: Tensor) -> int:
+    """Classes that labels tell apart, at least two."""
+    return max(2, int(labels.max()) + 1)
+
+
+def check_binary(asked: Asked) -> None:
+    """Check that there is something to tell apart, and that all but the target is 0 or 1.
+
+    Raises:
+        DatasetError: If not.
+    """
+    chosen = asked.chosen(asked.target)
+    if len(set(chosen[chosen >= 0].tolist())) < 2:
+        raise DatasetError(f"'{asked.target}' has one value in the whole probe set: there is nothing to tell apart")
+    for name in (*asked.contexts, *(asked.outputs or ())):
+        highest = int(asked.chosen(name).max())
+        if highest > 1:
+            raise DatasetError(f"'{name}' has label {highest}; contexts and named outputs are binary, 0 or 1")
+
+
+def count_classes(asked: Asked, outputs: Tensor) -> int:
+    """Classes of the target that the network tells apart: the probe set may lack some.
+
+    Args:
+        asked: The question.
+        outputs: ``(B,)`` or ``(B, K)``, the network's.
+
+    Raises:
+        DatasetError: If the labels have more classes, or the outputs could be attributes as well.
+    """
+    if asked.outputs is not None:
+        return 2
+    labelled = label_classes(asked.labels[asked.target])
+    classes = max(2, outputs.shape[1]) if outputs.ndim == 2 else 2
+    if labelled > classes:
+        raise DatasetError(f"'{asked.target}' has {labelled} classes, the network tells {classes} apart")
+    if labelled == 2 and classes > 2:
+        raise DatasetError(
+            f"the network gives {classes} logits an image; say what they are: outputs=['{asked.target}', ...]"
+        )
+    return classes
+
+
+def _class_number(value: Any, name: str, index: int) -> int:
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = -1
+    if number != value or number < 0:
+        raise DatasetError(f"attribute '{name}' of image {index} is {value!r}; labels are whole numbers from 0")
+    return number
