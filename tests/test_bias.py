@@ -1,0 +1,471 @@
+"""The engine: what may not change a result, what it leaves alone, and what it refuses."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from lightning_interp.bias import Diagnoser, diagnose
+from lightning_interp.checks import CHECKS
+from lightning_interp.data.faces import RenderedFaces
+from lightning_interp.errors import DatasetError, LayerError
+from lightning_interp.logging.bias_files import load_bias, save_bias
+from lightning_interp.report.verdict import verdict
+from tests.helpers.bias import (
+    OPTIONS,
+    QUESTION,
+    Additive,
+    Heads,
+    TinyFaces,
+    all_versions,
+    ask,
+    biased,
+    find,
+    make_diagnoser,
+    values,
+)
+from tests.helpers.harmless import module_state, random_state
+from tests.helpers.models import small_cnn
+
+EVERYTHING = tuple(CHECKS)
+
+
+def mixed():
+    """A network with both outputs whose maps, logits and gradients are of a usual size."""
+    return Heads(Additive(6, 4), Additive(1, 7))
+
+
+def everything(model=None, probe=None, **options):
+    options = {"checks": EVERYTHING, "outputs": ["lipstick", "makeup"], "fills": ["grey", "mean", "blur"]} | options
+    return ask(model or mixed(), probe or biased(without_mouth=[2, 5]), **options)
+
+
+def assert_same(result, other, tolerance=1e-6):
+    """Counts exactly, numbers within the tolerance."""
+    assert list(result.scores) == list(other.scores)
+    for name, score in result.scores.items():
+        assert score.count == other.scores[name].count, name
+        expected = other.scores[name]
+        for field in ("value", "low", "high", "chance"):
+            assert getattr(score, field) == pytest.approx(getattr(expected, field), abs=tolerance, nan_ok=True), name
+    assert result.signal == other.signal
+    assert (result.relations is None) == (other.relations is None)
+    if result.relations is not None:
+        assert torch.allclose(torch.tensor(result.relations.mean), torch.tensor(other.relations.mean), atol=1e-6)
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(1, 50))
+def test_batch_size_does_not_matter(batch_size):
+    assert_same(everything(batch_size=batch_size), everything(batch_size=16))
+
+
+def test_batch_size_does_not_matter_to_a_cnn():
+    results = [everything(small_cnn(), layer="1", batch_size=size) for size in (1, 7, 40)]
+    # Its scores hardly differ, so that in units of their deviation the last bits of a convolution show.
+    assert_same(results[0], results[2], 1e-4)
+    assert_same(results[1], results[2], 1e-4)
+
+
+def test_order_of_the_images_does_not_matter_where_no_donor_is_drawn():
+    checks = ["groups", "occlusion", "exact", "attribution", "relations", "gradient"]
+    turned = biased()
+    turned.rows = turned.rows[::-1]
+    one, other = (everything(probe=probe, checks=checks) for probe in (biased(), turned))
+    # The control is drawn by position.
+    same = {name: score for name, score in other.scores.items() if name != "e_control"}
+    assert_same(replace(one, scores={name: one.scores[name] for name in same}), replace(other, scores=same))
+
+
+def test_twice_is_the_same_to_the_bit():
+    diagnoser = make_diagnoser(biased(), checks=EVERYTHING, outputs=["lipstick", "makeup"])
+    model = mixed()
+    diagnoser.describe(model)
+    one, other = (values(diagnoser(model)) for _ in range(2))
+    assert one == pytest.approx(other, abs=0, nan_ok=True)
+
+
+def test_examples_may_be_more_than_a_batch():
+    small, large = (ask(Additive(6, 4), biased(), batch_size=n, examples=5).examples for n in (2, 64))
+    assert [e.index for e in small] == [e.index for e in large]
+    assert len(small) == 5
+    for one, other in zip(small, large, strict=True):
+        assert [v.caption for v in one.versions] == [v.caption for v in other.versions]
+        logits = [[v.logit for v in e.versions] for e in (one, other)]
+        assert logits[0] == pytest.approx(logits[1], abs=1e-6)
+        assert all((a.image == b.image).all() for a, b in zip(one.versions, other.versions, strict=True))
+
+
+def test_examples_show_conflicts_first_and_every_label():
+    probe = biased()
+    rows = [probe.rows[e.index] for e in ask(Additive(6, 4), probe, examples=4).examples]
+    assert [(y, c) for _, y, c in rows] == [(0, 1), (1, 0), (0, 1), (1, 0)]
+    example = ask(Additive(6, 4), probe, examples=1).examples[0]
+    captions = [version.caption for version in example.versions]
+    assert captions == ["as it is", "mouth masked", "lids masked", "other mouth", "other lids"]
+    # The lids' colour holds without lipstick; another mouth is one with it.
+    as_it_is, _, no_lids, other_mouth, _ = (version.logit for version in example.versions)
+    assert as_it_is > no_lids
+    assert other_mouth > as_it_is
+
+
+def test_images_are_evenly_spaced_and_no_more_than_asked():
+    diagnoser = make_diagnoser(all_versions(10), max_samples=8)
+    assert diagnoser.indices == [0, 5, 10, 15, 20, 25, 30, 35]
+    assert make_diagnoser(all_versions(3), max_samples=500).indices == list(range(12))
+    model = Additive(6, 4)
+    diagnoser.describe(model)
+    assert diagnoser(model).scores["accuracy"].count == diagnoser(model).num_images == 8
+
+
+class Floats(TinyFaces):
+    """The same pixels, as floats."""
+
+    def image(self, index):
+        return super().image(index) / 255
+
+
+class Normalised(TinyFaces):
+    normalize = ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+
+
+def test_float_images_and_normalisation_are_seen_by_the_network_alone():
+    # Fills and pastes happen before the normalisation, so a network that undoes it notices nothing.
+    mean, std = (torch.tensor(values)[:, None, None] for values in Normalised.normalize)
+
+    class Undo(Additive):
+        def forward(self, x):
+            return super().forward(x * std + mean)
+
+    options = {"checks": ["groups", "occlusion", "swap"], "fills": ["mean", "grey"]}
+    plain = ask(Additive(6, 4), biased(kind=TinyFaces), **options)
+    assert_same(ask(Additive(6, 4), biased(kind=Floats), **options), plain)
+    assert_same(ask(Undo(6, 4), biased(kind=Normalised), **options), plain)
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_network_and_random_state_are_as_they_were(mode):
+    net = small_cnn()
+    net[0].eval()
+    net(torch.rand(2, 3, 24, 24)).sum().backward()
+    before = module_state(net), random_state()
+    with mode():
+        everything(net, layer="1", outputs=None, examples=2)
+    assert (module_state(net), random_state()) == before
+
+
+def test_told_to_stop_it_gives_nothing():
+    diagnoser, model = make_diagnoser(biased()), Additive(6, 4)
+    diagnoser.describe(model)
+    told = iter([False, True])
+    assert diagnoser(model, should_stop=lambda: next(told)) is None
+    assert diagnoser(model, should_stop=lambda: False) is not None
+
+
+def test_result_is_saved_and_read_again(tmp_path):
+    result = everything(examples=1)
+    json.dumps(result.settings)
+    save_bias(result, tmp_path)
+    again = load_bias(tmp_path)
+    assert_same(again, result)
+    assert (again.settings, again.missing, again.contexts) == (result.settings, result.missing, result.contexts)
+
+
+def test_rendered_faces_with_every_default():
+    """Parts by the probe set itself, skin by its labels, layer by ``auto``."""
+    faces = RenderedFaces(24, size=32, correlations={"makeup": 0.5})
+    result = diagnose(small_cnn(), faces, "lipstick", "mouth", {"makeup": "eyes", "blond": "hair"})
+    assert set(result.signal) == {"makeup", "blond"}
+    assert set(result.missing) == {"relations"}
+    assert result.settings["layer"] == "3"
+    assert len(result.examples) == 4
+    assert {name for name in result.scores if name.endswith("_skin/blond")} == {"crr_skin/blond"}
+
+
+# --- Heads -----------------------------------------------------------------------------------------------------------
+
+
+class Column(Additive):
+    def forward(self, x):
+        return super().forward(x)[:, None]
+
+
+HEADS = {
+    "(B,)": (Additive(6, 4), {}),
+    "(B, 1)": (Column(6, 4), {}),
+    "two classes": (Heads(Additive(0, 0, centred=False), Additive(6, 4)), {}),
+    "two classes, other way to say it": (Heads(Additive(-3, -2), Additive(3, 2)), {}),
+    "one of two attributes": (Heads(Additive(1, 9), Additive(6, 4)), {"outputs": ["makeup", "lipstick"]}),
+    "its own name": (Column(6, 4), {"outputs": ["lipstick"]}),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_that_say_the_same_score_the_same(name):
+    model, options = HEADS[name]
+    checks = ["groups", "occlusion", "swap", "exact", "attribution", "noise", "background"]
+    assert_same(ask(model, biased(), checks=checks, **options), ask(Additive(6, 4), biased(), checks=checks))
+
+
+KINDS = {"question": ("kind", "mouth", {"makeup": "lids"})}
+
+
+class Kinds(nn.Module):
+    """Tells apart the kinds of image, 0, 1, 2 in turn, by the number that a corner shows; of ``count`` classes."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.layer, self.count = nn.Identity(), count
+
+    def forward(self, x):
+        x = self.layer(x)
+        kind = (x[:, 1, 0, 0] * 255).round() % 3
+        red = x[:, 0, 15:18, 8:16].mean((1, 2))
+        return torch.stack([8 * (kind == k) * (0.5 + red) for k in range(self.count)], 1)
+
+
+class Cornered(TinyFaces):
+    def image(self, index):
+        image = super().image(index)
+        image[1, 0, 0] = index
+        return image
+
+
+@pytest.mark.parametrize("count", [3, 7])
+def test_classes_of_the_network_may_be_more_than_those_of_the_probe_set(count):
+    probe = biased(kind=Cornered, known=["kind", "makeup"])
+    checks = ["groups", "occlusion", "swap", "noise", "background", "gradient"]
+    result = ask(Kinds(count), probe, checks=checks, examples=2, **KINDS)
+    found = values(result)
+    assert found["accuracy"] == found["balanced_accuracy"] == 1
+    assert result.scores["balanced_accuracy"].chance == pytest.approx(1 / 3)
+    assert result.scores["accuracy"].chance == pytest.approx(14 / 40)
+    # Less of the mouth's red, less of the true class, whichever it is.
+    assert found["e_region"] != 0
+    assert found["e_context/makeup"] == pytest.approx(0, abs=1e-6)
+    assert found["crr/makeup"] == pytest.approx(0, abs=1e-5) or math.isnan(found["crr/makeup"])
+
+
+def test_re_rendering_needs_a_binary_target():
+    result = ask(Kinds(3), biased(known=["kind", "makeup"]), checks=["groups", "exact"], **KINDS)
+    assert result.missing == {"exact": "'kind' has 3 classes; do() sets 0 or 1"}
+
+
+# --- Logits that are not finite --------------------------------------------------------------------------------------
+
+
+class Broken(nn.Module):
+    """NaN for the images of one brightness of the corner."""
+
+    def __init__(self, every=10, value=math.nan):
+        super().__init__()
+        self.net, self.every, self.value = Additive(6, 4), every, value
+        self.layer = nn.Identity()
+
+    def forward(self, x):
+        x = self.layer(x)
+        number = (x[:, 1, 0, 0] * 255).round()
+        return torch.where(number % self.every == 3, self.value * torch.ones_like(number), self.net(x))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_image_with_a_bad_logit_is_left_out_and_does_not_spread(value):
+    probe = biased(kind=Cornered)
+    checks = ["groups", "occlusion", "attribution"]
+    broken, whole = (ask(Broken(every, value), probe, checks=checks) for every in (10, 1000))
+    assert whole.scores["accuracy"].count == 40 - 1
+    for name in ("accuracy", "crr/makeup", "e_region", "worst_group_accuracy/makeup"):
+        assert broken.scores[name].count == 36, name
+    kept = [index for index in range(40) if index % 10 != 3]
+    clean = Cornered([probe.rows[index] for index in kept])
+    numbers = {new: old for new, old in enumerate(kept)}
+    clean.image = lambda index: probe.image(numbers[index])
+    expected = ask(Additive(6, 4), clean, checks=checks)
+    for name in ("accuracy", "crr/makeup", "e_region", "score_gap/makeup"):
+        assert broken.scores[name].value == pytest.approx(expected.scores[name].value, abs=1e-6), name
+
+
+def test_every_logit_bad_is_no_signal_and_no_error(tmp_path):
+    dead = everything(Dead(), examples=2)
+    assert dead.signal == {"makeup": False}
+    assert dead.scores["accuracy"].count == 0
+    assert math.isnan(dead.scores["accuracy"].value)
+    save_bias(dead, tmp_path)
+    assert "no signal" in verdict(dead, {})[0]
+
+
+class Dead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Identity()
+
+    def forward(self, x):
+        return self.layer(x).mean((2, 3))[:, :2] * math.nan
+
+
+# --- What is missing, what does not fit ------------------------------------------------------------------------------
+
+
+def test_without_context_labels_the_rest_runs_and_missing_says_why():
+    result = ask(Additive(6, 4), biased(kind=TinyFaces, known=["lipstick"]))
+    assert set(result.missing) == {"groups", "exact", "relations"}
+    assert result.missing["groups"] == "no labels of makeup in the probe set: no groups by it"
+    assert "counterfactuals(indices, do)" in result.missing["exact"]
+    assert not math.isnan(values(result)["crr/makeup"] + values(result)["scr/makeup"] + values(result)["mass"])
+    assert math.isnan(values(result)["worst_group_accuracy/makeup"])
+
+
+def test_checks_without_a_ratio_say_nothing_of_signal():
+    result = ask(Additive(6, 4), biased(), checks=["groups"])
+    assert result.signal == {}
+    assert not any("no signal" in line for line in verdict(result, {}))
+
+
+class Flat(nn.Module):
+    """A network without maps."""
+
+    def __init__(self):
+        super().__init__()
+        self.flatten, self.net = nn.Flatten(), Additive(6, 4)
+
+    def forward(self, x):
+        return self.net.forward(self.flatten(x).view(x.shape))
+
+
+def test_network_without_maps_answers_what_needs_none():
+    flat, checks = Flat(), ["groups", "occlusion", "swap", "exact", "gradient"]
+    flat.net.layer = nn.Flatten(0)
+    flat.net.forward = lambda x: (x * flat.net.head).sum((1, 2, 3)) + flat.net.bias
+    options = {"checks": checks, "examples": 2}
+    result = ask(flat, biased(), layer="auto", **options)
+    assert_same(result, ask(Additive(6, 4), biased(), **options))
+    assert [example.heat for example in result.examples] == [None, None]
+    assert result.settings["layer"] is None
+    with pytest.raises(LayerError, match="'auto' found no layer"):
+        ask(flat, biased(), layer="auto", checks=["attribution"])
+
+
+BAD = {
+    "target": ({"question": ("lipstik", *QUESTION[1:])}, "unknown attribute 'lipstik'; did you mean 'lipstick'"),
+    "context": ({"question": (*QUESTION[:2], {"makeupp": "lids"})}, "attribute 'makeupp'; did you mean 'makeup'"),
+    "region": ({"question": ("lipstick", "mout", {"makeup": "lids"})}, "unknown region 'mout'; did you mean 'mouth'"),
+    "context's region": ({"question": (*QUESTION[:2], {"makeup": "hair"})}, "unknown region 'hair'"),
+    "region twice": ({"question": (*QUESTION[:2], {"makeup": "mouth"})}, "'mouth' is also a context's"),
+    "check": ({"checks": ["oclusion"]}, "unknown check 'oclusion'; did you mean 'occlusion'"),
+    "fill": ({"fills": ["gray"]}, "unknown fill 'gray'; did you mean 'grey'"),
+    "no context": ({"question": (*QUESTION[:2], {})}, "at least one context"),
+    "reserved context": ({"question": (*QUESTION[:2], {"region": "lids"})}, "may not be named 'region'"),
+    "mask": ({"regions": lambda item: {"mouth": find(item)["mouth"][1:], "lids": find(item)["lids"]}}, "bool tensor"),
+    "empty region": ({"regions": lambda item: find(item) | {"lids": ~find(item)["lids"] & False}}, "no pixel in any"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_question_is_named_at_once(name):
+    options, text = BAD[name]
+    with pytest.raises(DatasetError, match=text):
+        make_diagnoser(biased(), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"fills": []}, "at least one fill"),
+        ({"max_samples": 0}, "at least 1"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"examples": -1}, "at least 0"),
+    ],
+)
+def test_bad_number_is_named_at_once(options, text):
+    with pytest.raises(ValueError, match=text):
+        make_diagnoser(biased(), **options)
+
+
+class Labelled(TinyFaces):
+    """Says of the attributes what it is told."""
+
+    def __init__(self, facts):
+        super().__init__([(face, face % 2, face % 2) for face in range(8)])
+        self.given = facts
+
+    def facts(self, index):
+        return super().facts(index) | {"attributes": super().facts(index)["attributes"] | self.given(index)}
+
+
+@pytest.mark.parametrize(
+    ("facts", "text"),
+    [
+        (lambda i: {"lipstick": 1}, "'lipstick' has one value in the whole probe set"),
+        (lambda i: {"makeup": i % 3}, "'makeup' has label 2; contexts and named outputs are binary"),
+        (lambda i: {"other": i}, "'other' has label 7; contexts and named outputs are binary"),
+        (lambda i: {"lipstick": -1 if i == 3 else i % 2}, "'lipstick' of image 3 is -1; labels are whole numbers"),
+        (lambda i: {"makeup": 0.5}, "'makeup' of image 0 is 0.5"),
+        (lambda i: {"makeup": math.nan}, "'makeup' of image 0 is nan"),
+        (lambda i: {"makeup": "yes"}, "'makeup' of image 0 is 'yes'"),
+        (lambda i: {"makeup": None}, "'makeup' of image 0 is None"),
+    ],
+)
+def test_bad_label_is_named_at_once(facts, text):
+    with pytest.raises(DatasetError, match=text):
+        make_diagnoser(Labelled(facts), outputs=["lipstick", "makeup", "other"])
+
+
+def test_probe_without_attributes_or_images_is_refused():
+    with pytest.raises(DatasetError, match="unknown attribute 'lipstick'"):
+        make_diagnoser(biased(known=[]))
+    with pytest.raises(DatasetError, match="at least one image"):
+        make_diagnoser(TinyFaces([]))
+    with pytest.raises(DatasetError, match="must be a ProbeSet"):
+        make_diagnoser([1, 2])
+
+
+class Gives(nn.Module):
+    def __init__(self, make):
+        super().__init__()
+        self.layer, self.make = nn.Identity(), make
+
+    def forward(self, x):
+        return self.make(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "text"),
+    [
+        (lambda x: (x.mean((1, 2, 3)), x), {}, "gives a tuple; expected a tensor of logits"),
+        (lambda x: x, {}, r"expected logits \(B,\) or \(B, K\)"),
+        (lambda x: x.mean((2, 3)), {}, "gives 3 logits an image; say what they are: outputs="),
+        (lambda x: x.mean((2, 3)), {"outputs": ["lipstick", "makeup"]}, "outputs= names 2 columns"),
+        (lambda x: x.mean((2, 3)), {"outputs": ["a", "b", "c"]}, "outputs= does not name 'lipstick'"),
+        (lambda x: x.mean((2, 3))[:, :2], KINDS, "'kind' has 3 classes, the network tells 2 apart"),
+        (lambda x: x.mean((1, 2, 3)), KINDS, "'kind' has 3 classes, the network tells 2 apart"),
+    ],
+)
+def test_output_that_does_not_fit_is_named_before_the_first_epoch(make, options, text):
+    known = ["lipstick", "makeup", "kind"]
+    diagnoser = make_diagnoser(biased(known=known), checks=["groups"], **options)
+    with pytest.raises(DatasetError, match=text):
+        diagnoser.describe(Gives(make))
+
+
+@pytest.mark.parametrize("layer", ["layr", "layer.0"])
+def test_unknown_layer_is_named(layer):
+    with pytest.raises(LayerError, match="layer"):
+        ask(Additive(6, 4), biased(), layer=layer)
+
+
+def test_diagnoser_can_go_on_to_another_network():
+    diagnoser = make_diagnoser(biased(kind=Cornered, known=["kind", "makeup"]), checks=["groups"], **KINDS)
+    for count in (7, 3, 5):
+        diagnoser.describe(Kinds(count))
+        assert diagnoser(Kinds(count)).scores["balanced_accuracy"].value == 1
+
+
+def test_options_are_described_where_they_are_at_home():
+    assert {"regions", "layer", "fills", "batch_size"} <= set(OPTIONS)
+    with pytest.raises(TypeError):
+        Diagnoser(biased(), *QUESTION, nonsense=1)
