@@ -192,8 +192,11 @@ class Diagnoser:
                 stopped = True
             except Exception as caught:
                 error = caught
-            if any(ranks.agree(error, stopped)):
+            rows = {check.name: torch.cat(check.rows) for check in checks if check.rows}
+            notes = ranks.agree(error, (stopped, rows))
+            if any(stopped for stopped, _ in notes):
                 return None
+            _gather(checks, [own for _, own in notes])
             _reduce(ranks, [table, *(sums for check in checks for sums in check.sums.values())])
         return self._result(checks, balanced_accuracy(table.round().long()), table, examples, start, meta)
 
@@ -327,6 +330,15 @@ def _unlabelled(asked: Asked, checks: Sequence[str]) -> dict[str, str]:
     if "groups" not in checks or not without:
         return {}
     return {"groups": f"no labels of {', '.join(without)} in the probe set: no groups by it"}
+
+
+def _gather(checks: Sequence[Check], rows: Sequence[Mapping[str, Tensor]]) -> None:
+    """Give each check the rows of all processes, in the order of the images; a process may have none."""
+    for check in checks:
+        parts = [own[check.name] for own in rows if check.name in own]
+        if parts:
+            together = torch.cat(parts)
+            check.gathered = together[together[:, 0].argsort()]
 
 
 def _reduce(ranks: Ranks, sums: Sequence[Tensor]) -> None:

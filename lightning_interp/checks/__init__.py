@@ -7,12 +7,12 @@ from lightning_interp.checks.groups import Groups
 from lightning_interp.checks.occlusion import Occlusion
 from lightning_interp.checks.relations import AttributeRelations
 from lightning_interp.checks.sensitivity import Background, InputGradient, Noise
+from lightning_interp.checks.slices import Slices
 from lightning_interp.checks.swap import Swap
 
-CHECKS: dict[str, type[Check]] = {
-    check.name: check
-    for check in (Groups, Occlusion, Swap, Exact, Attribution, AttributeRelations, Noise, Background, InputGradient)
-}
+_ALL = (Groups, Occlusion, Swap, Exact, Attribution, AttributeRelations, Noise, Background, InputGradient, Slices)
+
+CHECKS: dict[str, type[Check]] = {check.name: check for check in _ALL}
 """By name, every check."""
 
 DEFAULT_CHECKS = ("groups", "occlusion", "swap", "exact", "attribution", "relations")

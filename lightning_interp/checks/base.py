@@ -21,6 +21,8 @@ class Check(ABC):
         name: What the user calls it by.
         needs_layer: Whether it looks at a layer's activations.
         sums: By name, float64 sums; the engine adds up those of all processes before it asks for scores.
+        rows: For the few checks that sums do not serve: one float64 row an image, its number first.
+        gathered: The rows of all processes, in the order of the images; there before scores are asked for.
     """
 
     name: ClassVar[str]
@@ -29,6 +31,8 @@ class Check(ABC):
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
         self.sums: dict[str, Tensor] = {}
+        self.rows: list[Tensor] = []
+        self.gathered = torch.empty(0, 0, dtype=torch.float64)
 
     @classmethod
     def why_not(cls, asked: Asked) -> str | None:
