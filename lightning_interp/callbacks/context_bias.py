@@ -16,6 +16,7 @@ from lightning_interp.checks import DEFAULT_CHECKS
 from lightning_interp.data.part_regions import FindRegions
 from lightning_interp.data.probe import ProbeSet
 from lightning_interp.functional.fills import Fill
+from lightning_interp.functional.localisation import MEASURES
 from lightning_interp.logging.artifacts import Figure, Image, Table, Text
 from lightning_interp.logging.bias_files import save_bias
 from lightning_interp.probing.ranks import Ranks
@@ -32,6 +33,10 @@ _RATIOS = {
     "scr": ("swap_region/{}", "swap_context/{}"),
     "exact_reliance": ("effect_region/{}", "effect_context/{}"),
 }
+
+# Scores whose level depends on the images that count, so that it may be NaN in one epoch and not in the next.
+_ACCURACIES = ("accuracy", "balanced_accuracy", "worst_group_accuracy", "adjusted_accuracy", "accuracy_without_region")
+_CHANCES = (*_ACCURACIES, *MEASURES, "rrr", "slice_error", "slice_conflict")
 
 
 class ContextBias(ProbeCallback[BiasResult]):
@@ -243,7 +248,7 @@ def _tagged(prefix: str, name: str, found: Score) -> dict[str, float]:
     values = {f"{prefix}{name}": found.value}
     if name.partition("/")[0] in (*_RATIOS, "e_region", "e_context"):
         values |= {f"{prefix}{_suffixed(name, end)}": getattr(found, end) for end in ("low", "high")}
-    if not math.isnan(found.chance):
+    if not math.isnan(found.chance) or name.partition("/")[0] in _CHANCES:
         values[f"{prefix}{_suffixed(name, 'chance')}"] = found.chance
     return values
 

@@ -64,7 +64,7 @@ class AttributeRelations(Check):
         conflict = {relation.pair: relation.conflict for relation in ranked}
         found: dict[str, Score] = {}
         for context in self.asked.contexts:
-            scores = {"relation": Score(math.nan), "relation_kl": Score(math.nan)}
+            scores = {name: Score(math.nan, chance=0.0) for name in ("relation", "relation_kl")}
             if context in names and accuracy.above_chance:
                 sums = self.sums["cosines"][names.index(self.asked.target), names.index(context)]
                 pair = _pair(names, self.asked.target, context)

@@ -1,10 +1,12 @@
 """Faces of a few rectangles with exact counterfactuals, and networks whose every effect has a closed form."""
 
+import importlib
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from lightning_interp import ContextBias
 from lightning_interp.bias import Diagnoser, diagnose
 from lightning_interp.data.probe import Concept, Labels, ProbeSet
 
@@ -143,3 +145,42 @@ def make_diagnoser(probe, *, question=QUESTION, **options):
 def values(result):
     """By name, the value of every score."""
     return {name: score.value for name, score in result.scores.items()}
+
+
+def make_bias(probe=None, *, question=QUESTION, **options):
+    """The callback, on biased faces."""
+    options = {"regions": find, "fills": ("grey",), "batch_size": 16, "examples": 1} | options
+    return ContextBias(probe or biased(20), *question, **options)
+
+
+def make_planted(plan, package="pytorch_lightning"):
+    """A module that uses mouth and lids by the weights ``plan[e]`` in epoch e, none before; training is idle."""
+    pl = importlib.import_module(package)
+
+    class Planted(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.idle = nn.Identity(), nn.Parameter(torch.zeros(()))
+            self.use(0, 0)
+
+        def use(self, region, context):
+            net = Additive(region, context)
+            self.register_buffer("head", net.head.detach(), persistent=False)
+            self.register_buffer("bias", net.bias.detach(), persistent=False)
+
+        def forward(self, x):
+            return (self.layer(x) * self.head).sum((1, 2, 3)) + self.bias
+
+        def on_train_epoch_start(self):
+            self.use(*plan[self.current_epoch])
+
+        def training_step(self, batch, batch_idx):
+            return self.idle**2
+
+        def validation_step(self, batch, batch_idx):
+            pass
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    return Planted()
