@@ -308,6 +308,22 @@ class Dead(nn.Module):
         return self.layer(x).mean((2, 3))[:, :2] * math.nan
 
 
+class Saturated(Additive):
+    """Infinite activations, of bright colours, and finite logits."""
+
+    def forward(self, x):
+        x = self.layer(x.masked_fill(x > 0.7, math.inf))
+        return (x.clamp(max=1) * self.head).sum((1, 2, 3)) + self.bias
+
+
+def test_activations_that_are_not_finite_leave_the_logits_alone():
+    result = ask(Saturated(8, 0), biased(20), checks=EVERYTHING)
+    assert result.scores["accuracy"].value == 1
+    assert result.scores["mass"].count < 20
+    assert not math.isnan(values(result)["crr/makeup"])
+    assert math.isnan(values(result)["slice_error"])
+
+
 # --- What is missing, what does not fit ------------------------------------------------------------------------------
 
 

@@ -40,7 +40,7 @@ class Slices(Check):
     def update(self, view: View) -> None:
         """Shares the forward pass of the gradients."""
         embedding = view.gradients.maps.mean((2, 3)).double()
-        known = (view.target >= 0) & (view.predicted >= 0)
+        known = (view.target >= 0) & (view.predicted >= 0) & embedding.isfinite().all(1)
         wrong = view.predicted != view.target
         place = torch.tensor(view.indices, device=embedding.device)
         columns = torch.stack([place, view.target, wrong], 1).double()

@@ -203,3 +203,16 @@ def test_regions_are_those_of_the_users_function():
     straight = values(ask(Additive(6, 4), biased(), checks=["occlusion"]))
     turned = values(ask(Additive(6, 4), biased(), checks=["occlusion"], **swapped))
     assert turned["crr_by_target/makeup"] == pytest.approx(1 - straight["crr_by_target/makeup"])
+
+
+def test_region_that_is_the_whole_image_hides_everything():
+    everything = torch.ones_like(MOUTH)
+    result = ask(Additive(6, 4), all_versions(), regions=lambda item: {"mouth": everything, "lids": LIDS})
+    found = values(result)
+    # The context is part of it, so that both are hidden; a score of grey is the same for all.
+    assert found["e_region"] == pytest.approx(6 * RED / 2 / scale(Additive(6, 4), all_versions()), abs=1e-5)
+    assert found["accuracy_without_region"] == 0.5
+    # Where everything is inside, nothing can be said of where the evidence lies.
+    assert math.isnan(found["mass"])
+    assert result.scores["mass"].count == 0
+    assert not math.isnan(found["mass/makeup"])
