@@ -15,6 +15,7 @@ from lightning_interp.checks import CHECKS
 from lightning_interp.data.faces import RenderedFaces
 from lightning_interp.errors import DatasetError, LayerError
 from lightning_interp.logging.bias_files import load_bias, save_bias
+from lightning_interp.probing.ranks import Ranks
 from lightning_interp.report.verdict import verdict
 from tests.helpers.bias import (
     OPTIONS,
@@ -70,6 +71,29 @@ def test_batch_size_does_not_matter_to_a_cnn():
     # Its scores hardly differ, so that in units of their deviation the last bits of a convolution show.
     assert_same(results[0], results[2], 1e-4)
     assert_same(results[1], results[2], 1e-4)
+
+
+def sums_of(diagnoser, model, world):
+    """By check and name, the sums of that many processes together, and their table of predictions."""
+    checks = {name: CHECKS[name](diagnoser.asked) for name in diagnoser.checks}
+    table = torch.zeros(2, 2, dtype=torch.float64)
+    with torch.no_grad():
+        for rank in range(world):
+            diagnoser._sweep(model, model, Ranks(rank, world), list(checks.values()), table, None)
+    return {"table": table} | {f"{n}/{key}": sums for n, check in checks.items() for key, sums in check.sums.items()}
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(2, 13), st.integers(1, 9))
+def test_any_split_over_processes_and_batches_gives_the_same_sums(world, batch_size):
+    options = {"checks": EVERYTHING, "outputs": ["lipstick", "makeup"], "batch_size": batch_size}
+    diagnoser, model = make_diagnoser(biased(20, without_mouth=[3]), **options), mixed()
+    diagnoser.describe(model)
+    alone, together = sums_of(diagnoser, model, 1), sums_of(diagnoser, model, world)
+    assert alone.keys() == together.keys()
+    assert torch.equal(alone["table"], together["table"])
+    for name, sums in alone.items():
+        torch.testing.assert_close(together[name], sums, rtol=1e-6, atol=1e-6)
 
 
 def test_order_of_the_images_does_not_matter_where_no_donor_is_drawn():
