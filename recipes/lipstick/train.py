@@ -17,7 +17,7 @@ from lightning_interp.report.console import aligned
 from recipes.lipstick.module import CONTEXT, PLACE, REGION, TARGET, LipstickFaces, LipstickNet, lipstick_logits
 from recipes.rendered_faces.module import ATTRIBUTES
 
-REPAIRS = ("swap", "balance", "balance+swap", "penalty")
+REPAIRS = ("swap", "balance", "penalty")
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -46,7 +46,7 @@ def run(name: str, means: str, options: argparse.Namespace) -> dict[str, float]:
     """Train once, while the callback says what the score depends on, and give a column of the table."""
     print(f"\nThe {name} run: {options.faces} faces, {TARGET} and {CONTEXT} correlated by {options.rho}", flush=True)
     seed_everything(0)
-    data = LipstickFaces(options.faces, max(options.faces // 4, 1), rho=options.rho, balanced="balance" in means)
+    data = LipstickFaces(options.faces, max(options.faces // 4, 1), rho=options.rho, balanced=means == "balance")
     # The faces to diagnose with are biased as those of the training: others are what one seldom has.
     bias = ContextBias(
         data.biased,
@@ -73,9 +73,9 @@ def run(name: str, means: str, options: argparse.Namespace) -> dict[str, float]:
 
 def repair(means: str) -> list[RightReasons]:
     """What keeps the network from the shortcut; the positions are those of the masks in a batch."""
-    if "swap" in means:
-        # If every face has another's eyes, they tell nothing; half are enough where the groups are balanced.
-        swap = ContextRandomiser("swap", 0.5 if "balance" in means else 1.0)
+    if means == "swap":
+        # If every face has another's eyes, they tell nothing of it.
+        swap = ContextRandomiser("swap", p=1.0)
         return [RightReasons(2, "binary", context=3, randomiser=swap, logits=lipstick_logits)]
     return [RightReasons(2, "binary", weight=0.1, logits=lipstick_logits)] if means == "penalty" else []
 
