@@ -34,6 +34,12 @@ def test_noise_of_an_image_does_not_depend_on_its_batch():
     assert small == large
 
 
+def test_image_without_the_region_does_not_count():
+    result = ask(Additive(6, 4), biased(without_mouth=range(7)), checks=CHECKS)
+    assert {name: result.scores[name].count for name in ("rfs/makeup", "rrr")} == {"rfs/makeup": 33, "rrr": 33}
+    assert result.scores["background_gap"].count <= 33
+
+
 def test_constant_network_has_no_sensitivity():
     found = values(ask(Additive(0, 0), biased(), checks=["noise"]))
     assert math.isnan(found["rfs/makeup"])
