@@ -6,6 +6,7 @@ from lightning_interp.bias_results import Score
 from lightning_interp.checks.asked import Asked
 from lightning_interp.checks.base import Check, by_context, score
 from lightning_interp.checks.view import View
+from lightning_interp.errors import DatasetError
 from lightning_interp.functional.groups import BalancedAccuracy
 from lightning_interp.functional.reliance import exact_sums, reliance
 
@@ -22,6 +23,7 @@ class Exact(Check):
     def __init__(self, asked: Asked) -> None:
         super().__init__(asked)
         self.sums = {context: self.empty(8) for context in asked.contexts}
+        self.known = tuple(context for context in asked.contexts if _refusal(asked, context) is None)
 
     @classmethod
     def why_not(cls, asked: Asked) -> str | None:
@@ -30,12 +32,13 @@ class Exact(Check):
             return "the probe set has no counterfactuals(indices, do): its images cannot be made again"
         if asked.num_classes > 2:
             return f"'{asked.target}' has {asked.num_classes} classes; do() sets 0 or 1"
-        return None
+        refusals = [_refusal(asked, context) for context in asked.contexts]
+        return _refusal(asked, asked.target) or (refusals[0] if all(refusals) else None)
 
     def update(self, view: View) -> None:
         """Two versions an attribute; one forward pass each."""
         region = self._do(view, self.asked.target)
-        for context in self.asked.contexts:
+        for context in self.known:
             self.add(context, exact_sums(view.scores, region, self._do(view, context)))
 
     def _do(self, view: View, name: str) -> tuple[Tensor, Tensor]:
@@ -54,3 +57,12 @@ class Exact(Check):
             }
             found |= by_context(scores, context)
         return found
+
+
+def _refusal(asked: Asked, name: str) -> str | None:
+    """Why the probe set cannot set an attribute, in its own words; None if it can."""
+    try:
+        asked.remade(asked.indices[:1], {name: 1})
+    except DatasetError as error:
+        return str(error)
+    return None

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lightning_interp.checks.swap import Swap
+from lightning_interp.errors import DatasetError
 from tests.helpers.bias import (
     LID,
     LIDS,
@@ -15,6 +16,7 @@ from tests.helpers.bias import (
     MAKEUP,
     MOUTH,
     Additive,
+    Remakeable,
     TinyFaces,
     all_versions,
     ask,
@@ -216,3 +218,30 @@ def test_region_that_is_the_whole_image_hides_everything():
     assert math.isnan(found["mass"])
     assert result.scores["mass"].count == 0
     assert not math.isnan(found["mass/makeup"])
+
+
+class Picky(Remakeable):
+    """Cannot set every attribute."""
+
+    def counterfactuals(self, indices, do):
+        if set(do) - self.settable:
+            raise DatasetError(f"unknown attribute {next(iter(do))!r}")
+        return super().counterfactuals(indices, do)
+
+
+@pytest.mark.parametrize(
+    ("settable", "known", "why"),
+    [
+        ({"lipstick", "makeup"}, [True, False], None),
+        ({"lipstick"}, [False, False], "unknown attribute 'makeup'"),
+        ({"makeup"}, [False, False], "unknown attribute 'lipstick'"),
+    ],
+)
+def test_attributes_that_cannot_be_set_are_left_out(settable, known, why):
+    probe = biased(kind=Picky)
+    probe.settable = settable
+    question = ("lipstick", "mouth", {"makeup": "lids", "third": "lids"})
+    result = ask(Additive(8, 2), probe, checks=["exact"], question=question)
+    assert result.missing.get("exact") == why
+    names = [f"exact_reliance/{context}" for context in ("makeup", "third")]
+    assert [name in result.scores and not math.isnan(result.scores[name].value) for name in names] == known
