@@ -19,6 +19,7 @@ from lightning_interp.functional.fills import Fill
 from lightning_interp.functional.localisation import MEASURES
 from lightning_interp.logging.artifacts import Figure, Image, Table, Text
 from lightning_interp.logging.bias_files import save_bias
+from lightning_interp.logging.files import write_png
 from lightning_interp.probing.ranks import Ranks
 from lightning_interp.report.verdict import alarm, verdict
 from lightning_interp.schedule import Every
@@ -217,7 +218,7 @@ class ContextBias(ProbeCallback[BiasResult]):
         """Write the scores, and the picture."""
         save_bias(result, folder)
         if result.examples:
-            intervention_gallery(result).save(folder / "interventions.png")
+            write_png(folder / "interventions.png", intervention_gallery(result))
 
     def finish(self, result: BiasResult, folder: Path) -> None:
         """Say what was found."""

@@ -5,7 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from lightning_interp.results import LayerDissection
-from lightning_interp.viz.text import clean, markdown_table
+from lightning_interp.viz.text import clean
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,6 @@ def unit_table(layer: LayerDissection, rows: int = 20) -> list[tuple[str, ...]]:
         )
         for u in ranked(layer)[:rows]
     ]
-
-
-def unit_table_markdown(layer: LayerDissection, rows: int = 20) -> str:
-    """The ``rows`` best units as a Markdown table; markup in names shows literally."""
-    return markdown_table(COLUMNS, unit_table(layer, rows))
 
 
 def _number(value: float, form: str = ".3f") -> str:

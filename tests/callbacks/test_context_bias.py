@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -210,3 +211,20 @@ def test_charts_are_of_tags_that_are_written(tmp_path):
         assert kind == "Margin"
         assert len(tags) == 3
         assert set(tags) <= set(seen.epochs[0])
+
+
+def test_picture_that_cannot_be_written_leaves_no_part_of_a_file(tmp_path, monkeypatch):
+    def full(image, file, *args, **kwargs):
+        # As PIL does on a full disk: something is there already.
+        if isinstance(file, Path):
+            file.write_bytes(b"half")
+        else:
+            file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("PIL.Image.Image.save", full)
+    with pytest.warns(UserWarning, match="bias: could not write files: OSError: disk full"):
+        trainer, _ = train(tmp_path, [make_bias()])
+    assert trainer.current_epoch == len(PLAN)
+    assert list(tmp_path.rglob("bias.json"))
+    assert not [path for path in tmp_path.rglob("*") if "interventions" in path.name]

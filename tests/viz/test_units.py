@@ -1,6 +1,6 @@
 import math
 
-from lightning_interp.viz.units import gallery_units, ranked, unit_summaries, unit_table, unit_table_markdown
+from lightning_interp.viz.units import gallery_units, ranked, unit_summaries, unit_table
 from tests.helpers.results import counted_layer
 
 # IoU is I / (200 - I): 60 gives 0.4286, 50 gives 1/3, 40 gives 0.25, 4 gives 0.0204.
@@ -43,9 +43,7 @@ def test_gallery_takes_the_best_of_each_concept_first():
 
 def test_table_by_hand():
     assert unit_table(LAYER, 1) == [("1", "disc", "object", "0.429", "0.000", "0.75", "")]
-    lines = unit_table_markdown(LAYER, 3).splitlines()
-    assert len(lines) == 5
-    assert lines[3] == "| 0 | disc | object | 0.333 | 0.290 | 0.5 |  |"
+    assert unit_table(LAYER, 3)[1] == ("0", "disc", "object", "0.333", "0.290", "0.5", "")
 
 
 def test_unit_that_is_not_scored_has_empty_cells():
