@@ -22,7 +22,7 @@ from lightning_interp.data.region_bank import CONTROL, RegionBank
 from lightning_interp.data.remade import Remade
 from lightning_interp.errors import DatasetError, LayerError
 from lightning_interp.functional.fills import FILLS, Fill
-from lightning_interp.functional.groups import BalancedAccuracy, balanced_accuracy, contingency_table
+from lightning_interp.functional.groups import contingency_table, what_is_learnt
 from lightning_interp.functional.moments import mean_estimate
 from lightning_interp.probing.describe import describe_layers
 from lightning_interp.probing.gradients import Gradients, layer_gradients
@@ -178,14 +178,14 @@ class Diagnoser:
         with probing(module):
             # Inside, for sums made in inference mode could not be added to.
             checks = [CHECKS[name](self.asked) for name in self.checks]
-            table = torch.zeros(self.asked.num_classes, self.asked.num_classes, dtype=torch.float64)
+            tables = self._tables()
             # Between two steps of DDP each process has batch statistics of its own; rank zero's are saved.
             ranks.agree(None)
             ranks.share(module.buffers())
             error, stopped = None, False
             examples: tuple[Example, ...] = ()
             try:
-                self._sweep(module, forward or module, ranks, checks, table, should_stop)
+                self._sweep(module, forward or module, ranks, checks, tables, should_stop)
                 if ranks.rank == 0:
                     examples = self._draw(module, forward or module)
             except Stopped:
@@ -197,8 +197,14 @@ class Diagnoser:
             if any(stopped for stopped, _ in notes):
                 return None
             _gather(checks, [own for _, own in notes])
-            _reduce(ranks, [table, *(sums for check in checks for sums in check.sums.values())])
-        return self._result(checks, balanced_accuracy(table.round().long()), table, examples, start, meta)
+            _reduce(ranks, [*tables.values(), *(sums for check in checks for sums in check.sums.values())])
+        return self._result(checks, tables, examples, start, meta)
+
+    def _tables(self) -> dict[str, Tensor]:
+        """Images by label and prediction: of the target, then of the contexts that a prediction could be."""
+        classes = self.asked.num_classes
+        binary = [name for name in self.asked.labelled if classes == 2 and int(self.asked.chosen(name).max()) < 2]
+        return {name: torch.zeros(classes, classes, dtype=torch.float64) for name in (self.asked.target, *binary)}
 
     def _sweep(
         self,
@@ -206,7 +212,7 @@ class Diagnoser:
         forward: Forward,
         ranks: Ranks,
         checks: Sequence[Check],
-        table: Tensor,
+        tables: Mapping[str, Tensor],
         should_stop: Callable[[], bool] | None,
     ) -> None:
         own = self.indices[ranks.rank :: ranks.world]
@@ -214,7 +220,8 @@ class Diagnoser:
             if should_stop is not None and should_stop():
                 raise Stopped
             view = self._view(module, forward, own[first : first + self.batch_size])
-            table += contingency_table([view.target, view.predicted], table.shape).cpu()
+            for name, table in tables.items():
+                table += contingency_table([view.label(name), view.predicted], table.shape).cpu()
             for check in checks:
                 check.update(view)
 
@@ -261,12 +268,14 @@ class Diagnoser:
     def _result(
         self,
         checks: Sequence[Check],
-        accuracy: BalancedAccuracy,
-        table: Tensor,
+        tables: Mapping[str, Tensor],
         examples: tuple[Example, ...],
         start: float,
         meta: Mapping[str, Any] | None,
     ) -> BiasResult:
+        table, *others = (table.round().long() for table in tables.values())
+        learnt = what_is_learnt(table, others)
+        accuracy = learnt.accuracy
         total = float(table.sum())
         right = float(table.diagonal().sum())
         share = mean_estimate(torch.tensor([total, right, right], dtype=torch.float64))
@@ -275,8 +284,8 @@ class Diagnoser:
             "balanced_accuracy": Score(accuracy.value, low=accuracy.low, chance=accuracy.chance, count=int(total)),
         }
         for check in checks:
-            scores |= check.scores(accuracy)
-        relations = [check.relations(accuracy) for check in checks if isinstance(check, AttributeRelations)]
+            scores |= check.scores(learnt)
+        relations = [check.relations(learnt) for check in checks if isinstance(check, AttributeRelations)]
         return BiasResult(
             target=self.asked.target,
             region=self.asked.region,

@@ -7,7 +7,7 @@ from lightning_interp.bias_results import Score
 from lightning_interp.checks.asked import Asked
 from lightning_interp.checks.base import Check, by_context, score
 from lightning_interp.checks.view import View
-from lightning_interp.functional.groups import BalancedAccuracy
+from lightning_interp.functional.groups import Learnt
 from lightning_interp.functional.localisation import MEASURES, localisation_scores, localisation_sums
 from lightning_interp.functional.relations import contributions, heat_map
 
@@ -34,7 +34,7 @@ class Attribution(Check):
         for name, region in (("region", self.asked.region), *self.asked.contexts.items()):
             self.add(name, localisation_sums(evidence.clamp(min=0), view.masks[region]))
 
-    def scores(self, accuracy: BalancedAccuracy) -> dict[str, Score]:
+    def scores(self, learnt: Learnt) -> dict[str, Score]:
         """See the class."""
         found = self._of("region")
         for context in self.asked.contexts:

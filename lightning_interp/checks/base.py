@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_interp.bias_results import Score
 from lightning_interp.checks.asked import Asked
 from lightning_interp.checks.view import View
-from lightning_interp.functional.groups import BalancedAccuracy
+from lightning_interp.functional.groups import Learnt
 from lightning_interp.functional.moments import Estimate
 
 
@@ -44,7 +44,7 @@ class Check(ABC):
         """Add the sums of a batch; no collective."""
 
     @abstractmethod
-    def scores(self, accuracy: BalancedAccuracy) -> dict[str, Score]:
+    def scores(self, learnt: Learnt) -> dict[str, Score]:
         """Scores by name, always the same names."""
 
     def empty(self, *shape: int) -> Tensor:

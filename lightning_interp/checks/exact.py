@@ -7,7 +7,7 @@ from lightning_interp.checks.asked import Asked
 from lightning_interp.checks.base import Check, by_context, score
 from lightning_interp.checks.view import View
 from lightning_interp.errors import DatasetError
-from lightning_interp.functional.groups import BalancedAccuracy
+from lightning_interp.functional.groups import Learnt
 from lightning_interp.functional.reliance import exact_sums, reliance
 
 
@@ -45,11 +45,11 @@ class Exact(Check):
         on, off = (self.asked.remade(view.indices, {name: value}).to(view.images.device) for value in (1, 0))
         return view.score(on), view.score(off)
 
-    def scores(self, accuracy: BalancedAccuracy) -> dict[str, Score]:
+    def scores(self, learnt: Learnt) -> dict[str, Score]:
         """See the class."""
         found: dict[str, Score] = {}
         for context in self.asked.contexts:
-            exact = reliance(self.sums[context], accuracy)
+            exact = reliance(self.sums[context], learnt.anything)
             scores = {
                 "exact_reliance": score(exact.ratio, count=exact.images),
                 "effect_context": score(exact.context, count=exact.images, chance=0.0),

@@ -10,7 +10,7 @@ from lightning_interp.checks.asked import Asked
 from lightning_interp.checks.base import Check, by_context, score
 from lightning_interp.checks.view import View
 from lightning_interp.functional.groups import (
-    BalancedAccuracy,
+    Learnt,
     association,
     bias_amplification,
     conditional_reliance,
@@ -60,15 +60,15 @@ class Groups(Check):
         table = confident_table(view.certainty, view.target, view.predicted, whole, (classes, 1), CONFIDENT)
         self.add("confident", table)
 
-    def scores(self, accuracy: BalancedAccuracy) -> dict[str, Score]:
+    def scores(self, learnt: Learnt) -> dict[str, Score]:
         """See the class."""
         found: dict[str, Score] = {}
         for context in self.asked.contexts:
-            found |= by_context(self._of_context(context, accuracy), context)
+            found |= by_context(self._of_context(context, learnt), context)
         share, _ = confident_errors(self.sums["confident"])
         return found | {"confident_errors": Score(share, count=int(self.sums["confident"].sum()), chance=0.0)}
 
-    def _of_context(self, context: str, accuracy: BalancedAccuracy) -> dict[str, Score]:
+    def _of_context(self, context: str, learnt: Learnt) -> dict[str, Score]:
         names = ("worst_group_accuracy", "group_gap", "equalised_odds_gap", "score_gap")
         if context not in self.asked.labelled:
             return dict.fromkeys((*names, "conditional_reliance", "association"), Score(math.nan))
@@ -77,17 +77,17 @@ class Groups(Check):
         groups = group_accuracy(table)
         count = int(table.sum())
         binary = tuple(table.shape[:2]) == (2, 2)
-        reliance = conditional_reliance(moments) if binary and accuracy.above_chance else None
+        reliance = conditional_reliance(moments) if binary and learnt.anything else None
         return {
-            "worst_group_accuracy": Score(groups.worst, chance=accuracy.chance, count=count),
+            "worst_group_accuracy": Score(groups.worst, chance=learnt.accuracy.chance, count=count),
             "group_gap": Score(groups.gap, chance=0.0, count=count),
             "equalised_odds_gap": Score(equalised_odds_gap(table), chance=0.0, count=count),
             "score_gap": Score(score_gap(moments) if binary else math.nan, chance=0.0, count=count),
             "conditional_reliance": Score(math.nan) if reliance is None else score(reliance, count=count),
             "association": Score(association(table.sum(2)), count=count),
-        } | self._against_training(context, table, accuracy)
+        } | self._against_training(context, table, learnt)
 
-    def _against_training(self, context: str, table: Tensor, accuracy: BalancedAccuracy) -> dict[str, Score]:
+    def _against_training(self, context: str, table: Tensor, learnt: Learnt) -> dict[str, Score]:
         """What needs the training set's labels; nothing where they were not given."""
         training = self._training(context, table.shape)
         if training is None:
@@ -96,7 +96,7 @@ class Groups(Check):
         amplified = bias_amplification(table.transpose(0, 1), training.T) if binary else math.nan
         adjusted, count = group_accuracy(table, training).adjusted, int(table.sum())
         return {
-            "adjusted_accuracy": Score(adjusted, chance=accuracy.chance, count=count),
+            "adjusted_accuracy": Score(adjusted, chance=learnt.accuracy.chance, count=count),
             "bias_amplification": Score(amplified, chance=0.0, count=count),
         }
 

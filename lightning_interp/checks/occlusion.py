@@ -8,7 +8,7 @@ from lightning_interp.checks.base import Check, by_context, score
 from lightning_interp.checks.view import View
 from lightning_interp.data.region_bank import CONTROL
 from lightning_interp.functional.fills import Fill, fill
-from lightning_interp.functional.groups import BalancedAccuracy
+from lightning_interp.functional.groups import Learnt
 from lightning_interp.functional.moments import Estimate, mean_estimate
 from lightning_interp.functional.reliance import hit_sums, occlusion_sums, reliance
 
@@ -61,28 +61,28 @@ class Occlusion(Check):
     def _filled(view: View, region: str, how: Fill) -> Tensor:
         return fill(view.images, view.masks[region], how, view.masks.get("skin"))
 
-    def scores(self, accuracy: BalancedAccuracy) -> dict[str, Score]:
+    def scores(self, learnt: Learnt) -> dict[str, Score]:
         """See the class."""
         first = self.asked.fills[0]
         found: dict[str, Score] = {}
         for context in self.asked.contexts:
-            headline = reliance(self.sums[f"own/{first}/{context}"], accuracy)
+            headline = reliance(self.sums[f"own/{first}/{context}"], learnt.anything)
             area = float(self.sums[f"area/{context}"] / (self.sums[f"area/{context}"] + self.sums["area/region"]))
-            by_target = reliance(self.sums[f"target/{first}/{context}"], accuracy)
+            by_target = reliance(self.sums[f"target/{first}/{context}"], learnt.anything)
             scores = {
                 "crr": score(headline.ratio, count=headline.images, chance=area),
                 "crr_by_target": score(by_target.ratio, count=by_target.images, chance=area),
                 "e_context": score(headline.context, count=headline.images),
             }
             for how in self.asked.fills:
-                other = reliance(self.sums[f"own/{how}/{context}"], accuracy)
+                other = reliance(self.sums[f"own/{how}/{context}"], learnt.anything)
                 scores[f"crr_{how}"] = score(other.ratio, count=other.images, chance=area)
             found |= by_context(scores, context)
-        region = reliance(self.sums["region"], accuracy)
-        control = reliance(self.sums[f"own/{first}/{CONTROL}"], accuracy)
+        region = reliance(self.sums["region"], learnt.anything)
+        control = reliance(self.sums[f"own/{first}/{CONTROL}"], learnt.anything)
         hits: Estimate = mean_estimate(self.sums["hits"])
         return found | {
             "e_region": score(region.region, count=region.images),
             "e_control": score(control.context, count=control.images, chance=0.0),
-            "accuracy_without_region": score(hits, count=float(self.sums["hits"][0]), chance=accuracy.chance),
+            "accuracy_without_region": score(hits, count=float(self.sums["hits"][0]), chance=learnt.accuracy.chance),
         }

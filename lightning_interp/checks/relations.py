@@ -8,7 +8,7 @@ from lightning_interp.bias_results import Finding, Relations, Score
 from lightning_interp.checks.asked import Asked
 from lightning_interp.checks.base import Check, by_context, score
 from lightning_interp.checks.view import View
-from lightning_interp.functional.groups import BalancedAccuracy, predicted_classes
+from lightning_interp.functional.groups import Learnt, predicted_classes
 from lightning_interp.functional.moments import mean, mean_estimate, moments, variance
 from lightning_interp.functional.relations import (
     Reference,
@@ -57,7 +57,7 @@ class AttributeRelations(Check):
         predicted = torch.stack([predicted_classes(column) for column in view.outputs.unbind(1)], 1)
         self.add("tables", pair_tables(labels, predicted))
 
-    def scores(self, accuracy: BalancedAccuracy) -> dict[str, Score]:
+    def scores(self, learnt: Learnt) -> dict[str, Score]:
         """See the class."""
         ranked = self._ranked()
         names = list(self.asked.outputs or ())
@@ -65,13 +65,13 @@ class AttributeRelations(Check):
         found: dict[str, Score] = {}
         for context in self.asked.contexts:
             scores = {name: Score(math.nan, chance=0.0) for name in ("relation", "relation_kl")}
-            if context in names and accuracy.above_chance:
+            if context in names and learnt.anything:
                 sums = self.sums["cosines"][names.index(self.asked.target), names.index(context)]
                 pair = _pair(names, self.asked.target, context)
                 scores["relation"] = score(mean_estimate(sums), count=float(sums[0]), chance=0.0)
                 scores["relation_kl"] = Score(conflict.get(pair, math.nan), count=int(sums[0]), chance=0.0)
             found |= by_context(scores, context)
-        known = accuracy.above_chance
+        known = learnt.anything
         for name, pairs in (
             ("blind_spots", blind_spots(ranked, REFERENCE)),
             ("failure_modes", failure_modes(ranked, REFERENCE)),
@@ -91,7 +91,7 @@ class AttributeRelations(Check):
             for second in names[i + 1 :]
         }
 
-    def relations(self, accuracy: BalancedAccuracy) -> Relations:
+    def relations(self, learnt: Learnt) -> Relations:
         """Everything found, for the figure and the table; no findings of a network that has learnt nothing."""
         names = tuple(self.asked.outputs or ())
         ranked = self._ranked()
@@ -110,7 +110,7 @@ class AttributeRelations(Check):
                 ("blind spot", blind_spots(ranked, REFERENCE)),
             )
             for found in pairs
-            if accuracy.above_chance
+            if learnt.anything
         ]
         correlation = phi(self.sums["tables"].round().long())
         cosines = self.sums["cosines"]

@@ -8,7 +8,7 @@ from lightning_interp.checks.asked import Asked
 from lightning_interp.checks.base import Check, by_context, score
 from lightning_interp.checks.view import View
 from lightning_interp.functional.fills import noise
-from lightning_interp.functional.groups import BalancedAccuracy
+from lightning_interp.functional.groups import Learnt
 from lightning_interp.functional.localisation import RIGHT_REASONS, localisation_scores, right_reasons_sums
 from lightning_interp.functional.reliance import background_gap, foreground_sensitivity, paired_hits
 from lightning_interp.functional.swaps import draw_donors, swap_background
@@ -40,11 +40,11 @@ class Noise(Check):
             keep = present[self.asked.region] & present[place]
             self.add(context, paired_hits(right[self.asked.region], right[place], view.target, keep))
 
-    def scores(self, accuracy: BalancedAccuracy) -> dict[str, Score]:
+    def scores(self, learnt: Learnt) -> dict[str, Score]:
         """See the class."""
         found: dict[str, Score] = {}
         for context in self.asked.contexts:
-            rates = foreground_sensitivity(self.sums[context].round().long(), accuracy)
+            rates = foreground_sensitivity(self.sums[context].round().long(), learnt.accuracy.above_chance)
             found |= by_context({"rfs": score(rates.score, count=rates.images, chance=0.0)}, context)
         return found
 
@@ -79,7 +79,7 @@ class Background(Check):
             predicted.append(view.classes(swap_background(view.images, own, images, masks[self.asked.region])))
         self.add("hits", paired_hits(predicted[0], predicted[1], view.target, keep))
 
-    def scores(self, accuracy: BalancedAccuracy) -> dict[str, Score]:
+    def scores(self, learnt: Learnt) -> dict[str, Score]:
         """See the class."""
         gap = background_gap(self.sums["hits"].round().long())
         return {"background_gap": score(gap.score, count=gap.images, chance=0.0)}
@@ -101,7 +101,7 @@ class InputGradient(Check):
         """One forward and one backward pass."""
         self.add("rrr", right_reasons_sums(_input_gradients(view), view.masks[self.asked.region]))
 
-    def scores(self, accuracy: BalancedAccuracy) -> dict[str, Score]:
+    def scores(self, learnt: Learnt) -> dict[str, Score]:
         """See the class."""
         located = localisation_scores(self.sums["rrr"], RIGHT_REASONS)
         rrr = located.measures["rrr"]

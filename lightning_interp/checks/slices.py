@@ -9,7 +9,7 @@ from lightning_interp.bias_results import Score
 from lightning_interp.checks.asked import Asked
 from lightning_interp.checks.base import Check, by_context
 from lightning_interp.checks.view import View
-from lightning_interp.functional.groups import BalancedAccuracy
+from lightning_interp.functional.groups import Learnt
 from lightning_interp.functional.slices import MAX_IMAGES, precision_at_k, worst_slice
 
 SLICES = 8
@@ -46,7 +46,7 @@ class Slices(Check):
         columns = torch.stack([place, view.target, wrong], 1).double()
         self.rows.append(torch.cat([columns, embedding], 1)[known].cpu())
 
-    def scores(self, accuracy: BalancedAccuracy) -> dict[str, Score]:
+    def scores(self, learnt: Learnt) -> dict[str, Score]:
         """See the class."""
         if len(self.gathered) < 2 * SLICES:
             names = ("slice_error", "slice_size", *(f"slice_conflict/{context}" for context in self.asked.contexts))

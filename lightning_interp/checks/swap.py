@@ -7,7 +7,7 @@ from lightning_interp.bias_results import Score
 from lightning_interp.checks.asked import Asked
 from lightning_interp.checks.base import Check, by_context, score
 from lightning_interp.checks.view import View
-from lightning_interp.functional.groups import BalancedAccuracy
+from lightning_interp.functional.groups import Learnt
 from lightning_interp.functional.moments import mean_estimate
 from lightning_interp.functional.reliance import hit_sums, reliance, swap_sums
 from lightning_interp.functional.swaps import draw_donors, paste
@@ -74,11 +74,11 @@ class Swap(Check):
             outputs.append(view.answer(pasted).double())
         return outputs, keep, self.donors[name][1][view.indices]
 
-    def scores(self, accuracy: BalancedAccuracy) -> dict[str, Score]:
+    def scores(self, learnt: Learnt) -> dict[str, Score]:
         """See the class."""
         found: dict[str, Score] = {}
         for context in self.asked.contexts:
-            swapped = reliance(self.sums[context], accuracy)
+            swapped = reliance(self.sums[context], learnt.anything)
             scores = {
                 "scr": score(swapped.ratio, count=swapped.images),
                 "swap_context": score(swapped.context, count=swapped.images, chance=0.0),

@@ -7,7 +7,7 @@ give is NaN.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -278,6 +278,32 @@ def balanced_accuracy(table: Tensor) -> BalancedAccuracy:
     recall = (right + 2 * chance) / (number + 2)
     error = (recall * (1 - recall) / (number + 2)).sum().sqrt() / classes
     return BalancedAccuracy(float((right / number).mean()), float(recall.mean() - Z95 * error), chance)
+
+
+class Learnt(NamedTuple):
+    """Whether a network has learnt anything that a diagnosis could be of.
+
+    Attributes:
+        accuracy: Balanced accuracy on the target.
+        anything: Whether its predictions follow the target's labels better than chance, or those of a context in
+            either direction: on a split where the two are independent, a network that knows nothing but the context
+            is at chance on the target, and has learnt all the same.
+    """
+
+    accuracy: BalancedAccuracy
+    anything: bool
+
+
+def what_is_learnt(target: Tensor, contexts: Iterable[Tensor]) -> Learnt:
+    """What predictions follow, see :class:`Learnt`.
+
+    Args:
+        target: ``(Y, Y)`` int64, images by label and prediction.
+        contexts: Each ``(2, 2)`` int64, images by context label and prediction.
+    """
+    accuracy = balanced_accuracy(target)
+    ways = [balanced_accuracy(way) for table in contexts for way in (table, table.flip(1))]
+    return Learnt(accuracy, accuracy.above_chance or any(way.above_chance for way in ways))
 
 
 def confident_table(

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_interp.functional.groups import BalancedAccuracy, contingency_table
+from lightning_interp.functional.groups import contingency_table
 from lightning_interp.functional.moments import (
     UNDEFINED,
     Estimate,
@@ -146,33 +146,34 @@ class Reliance:
     ratio: Estimate
 
 
-def reliance(sums: Tensor, accuracy: BalancedAccuracy) -> Reliance:
+def reliance(sums: Tensor, learnt: bool) -> Reliance:
     """Scores of a check from its sums: means first, then absolute values.
 
     A ratio of mean *absolute* changes would not do: it is far from 0 even for a network that uses no context.
 
     Args:
         sums: ``(8,)`` float64, of :func:`occlusion_sums`, :func:`swap_sums` or :func:`exact_sums`.
-        accuracy: Of the same network on the same images, for :func:`has_signal`.
+        learnt: Whether the network is known to have learnt anything, for :func:`has_signal`.
     """
     n, a, b, aa, bb, ab, absolute, nonfinite = sums.tolist()
     scale = absolute / n if n else math.nan
     region, context = _in_units(scale, n, a, aa), _in_units(scale, n, b, bb)
-    signal = has_signal(accuracy, scale, region.value, context.value)
+    signal = has_signal(learnt, scale, region.value, context.value)
     # The context is the share's first part.
     joint = torch.tensor([n, b, a, bb, aa, ab], dtype=torch.float64)
     return Reliance(int(n), int(nonfinite), scale, region, context, share_estimate(joint) if signal else UNDEFINED)
 
 
-def has_signal(accuracy: BalancedAccuracy, scale: float, region: float, context: float) -> bool:
+def has_signal(learnt: bool, scale: float, region: float, context: float) -> bool:
     """Whether there is anything whose reliance could be split: a network that has learnt nothing has no bias.
 
-    Before it learns, every ratio is 0.6 to 1, whatever the data. All three must hold, each has failed alone: balanced
-    accuracy above chance even at the lower end of its interval, mean absolute logit at least :data:`MIN_SCALE`,
-    absolute effects together at least :data:`MIN_EFFECT`.
+    Before it learns, every ratio is 0.6 to 1, whatever the data. All three must hold, each has failed alone:
+    predictions that follow something, mean absolute logit at least :data:`MIN_SCALE`, absolute effects together at
+    least :data:`MIN_EFFECT`.
 
     Args:
-        accuracy: On the same images.
+        learnt: Whether predictions on these images follow the target's labels or the context's
+            (:class:`~lightning_interp.functional.groups.Learnt`).
         scale: S, the mean absolute logit.
         region: Effect of the region in units of S.
         context: Effect of the context in units of S.
@@ -180,7 +181,7 @@ def has_signal(accuracy: BalancedAccuracy, scale: float, region: float, context:
     Returns:
         False also if one of them is NaN.
     """
-    return accuracy.above_chance and scale >= MIN_SCALE and abs(region) + abs(context) >= MIN_EFFECT
+    return learnt and scale >= MIN_SCALE and abs(region) + abs(context) >= MIN_EFFECT
 
 
 def hit_sums(predicted: Tensor, label: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -232,7 +233,7 @@ class HitRates:
     score: Estimate
 
 
-def foreground_sensitivity(hits: Tensor, accuracy: BalancedAccuracy) -> HitRates:
+def foreground_sensitivity(hits: Tensor, learnt: bool) -> HitRates:
     """Relative foreground sensitivity (check C4; Moayeri et al., CVPR 2022, RIVAL10).
 
     ``RFS = (a_Q - a_R) / (2 min(m, 1 - m))`` with the accuracies a_R under noise in the region and a_Q under noise in
@@ -240,7 +241,7 @@ def foreground_sensitivity(hits: Tensor, accuracy: BalancedAccuracy) -> HitRates
 
     Args:
         hits: ``(2, 2)`` int64, of :func:`paired_hits`: noise in the region first, noise in the context second.
-        accuracy: On the images without noise.
+        learnt: Whether the accuracy on the images without noise is above chance.
 
     Returns:
         ``score`` in [-1, 1], above 0 if the region matters more; NaN if both accuracies are 0 or both 1, and if the
@@ -248,7 +249,7 @@ def foreground_sensitivity(hits: Tensor, accuracy: BalancedAccuracy) -> HitRates
     """
     table = hits.cpu().double()
     rates = _hit_rates(table)
-    if not accuracy.above_chance:
+    if not learnt:
         return HitRates(*rates, UNDEFINED)
     # The same formula as 2 |u| / (|u| + |v|) - 1, with right answers where m is at most 1/2, wrong ones above.
     if rates[1] + rates[2] <= 1:

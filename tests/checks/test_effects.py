@@ -112,6 +112,18 @@ def test_network_that_uses_the_context_only_relies_on_nothing_else():
     assert found["accuracy"] == found["accuracy_without_region"] == 0.9
 
 
+@pytest.mark.parametrize("context", [8, -8])
+def test_network_of_the_context_alone_reads_so_where_the_two_are_independent(context):
+    """It is at chance on the target there, and has learnt all the same: to follow the context, or its opposite."""
+    result = ask(Additive(0, context), all_versions())
+    found = values(result)
+    assert found["balanced_accuracy"] == 0.5
+    assert [found[f"{name}/makeup"] for name in ("crr", "scr", "exact_reliance")] == pytest.approx([1] * 3, abs=1e-5)
+    assert result.signal == {"makeup": True}
+    # Nobody can know without the context's labels.
+    assert ask(Additive(0, context), all_versions(known=["lipstick"])).signal == {"makeup": False}
+
+
 def test_ratios_lie_in_their_intervals_and_ends_differ():
     for name, score in ask(Additive(6, 4), biased()).scores.items():
         if name in RATIOS or name.startswith("e_context"):

@@ -23,6 +23,7 @@ from lightning_interp.functional.groups import (
     group_moments,
     predicted_classes,
     score_gap,
+    what_is_learnt,
 )
 
 NAN, INF = math.nan, math.inf
@@ -299,6 +300,30 @@ def test_balanced_accuracy_counts_the_classes_that_occur():
     alone = balanced_accuracy(torch.tensor([[50, 0], [0, 0]]))
     assert math.isnan(alone.value)
     assert not alone.above_chance
+
+
+BLIND, SEEING = torch.tensor([[50, 50], [50, 50]]), torch.tensor([[95, 5], [5, 95]])
+
+
+@pytest.mark.parametrize(
+    ("target", "contexts", "expected"),
+    [
+        (SEEING, [], True),
+        (SEEING, [BLIND], True),
+        (BLIND, [BLIND], False),
+        (BLIND, [], False),
+        # The network of a balanced split that knows the context alone, whichever way.
+        (BLIND, [BLIND, SEEING], True),
+        (BLIND, [SEEING.flip(1)], True),
+        # Below chance on the target itself is no knowledge of it.
+        (SEEING.flip(1), [BLIND], False),
+        (torch.tensor([[0, 100], [0, 100]]), [torch.tensor([[0, 100], [0, 100]])], False),
+    ],
+)
+def test_learnt_is_what_follows_the_target_or_a_context(target, contexts, expected):
+    got = what_is_learnt(target, contexts)
+    assert got.anything is expected
+    assert got.accuracy == balanced_accuracy(target)
 
 
 @given(rows=ROWS, cut=st.integers(0, 40), tau=st.sampled_from([0.3, 0.6, 0.9, 0.999]))
