@@ -41,6 +41,8 @@ class Relations:
         labels: ``(K, K)`` float64, correlation (phi) of the labels; NaN where they are unknown.
         predictions: ``(K, K)`` float64, correlation (phi) of the predictions.
         kl: ``(K, K)`` float64, divergence of the reference Gaussian from the learnt one.
+        entropy: ``(K, K)`` float64, nats, of the two labels together, by which the 2018 paper is said to rank pairs as
+            a baseline; NaN where they are unknown.
         expected: ``(K, K)`` int64, the sign that a pair ought to have: -1, 0 or 1.
         findings: Blind spots and failure modes, the worst first.
     """
@@ -51,6 +53,7 @@ class Relations:
     labels: Floats
     predictions: Floats
     kl: Floats
+    entropy: Floats
     expected: NDArray[np.int64]
     findings: tuple["Finding", ...]
 

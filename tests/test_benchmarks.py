@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.known_answers import BANDS, Run, answer, bands, curve, draw, show
 from lightning_interp.checks import CHECKS
 
 
@@ -27,9 +28,42 @@ def test_the_bias_benchmark_prints_the_cost_of_every_check(capsys):
         assert float(line.replace("(default)", "").split(name)[1].split()[0]) > 0
 
 
+def column(rho, reads, **changes):
+    """Scores of a network that relies on make-up by ``reads`` and is as the bands want it otherwise."""
+    scores = {band.score: (band.low + band.high) / 2 for band in BANDS if band.rho in (None, rho)}
+    ratios = ("exact_reliance/makeup", "crr_grey/makeup", "scr/makeup", "crr_by_target/makeup")
+    scores |= dict.fromkeys(ratios, reads) | {"signal": 1.0} | changes
+    worst = {"worst_group_accuracy/makeup": 0.9 if rho == 0 else 0.05}
+    effect = {"e_region": 1.0 if rho == 0 else 0.1}
+    return {"biased": scores, "unbiased": scores | worst | effect}
+
+
+def test_bands_hold_for_right_figures_and_fail_for_wrong_ones():
+    right = {Run(rho, 0): column(rho, reads) for rho, reads in ((0.0, 0.05), (0.5, 0.2), (0.8, 0.6), (0.95, 0.95))}
+    right[Run(0.0, 0, rate=0.0)] = column(0.0, float("nan"), signal=0.0)
+    assert all(holds for _, holds, _ in bands(right))
+    for wrong, claims in (
+        ({Run(0.95, 0): column(0.95, 0.5)}, ["exact_reliance/makeup", "R*, mean"]),
+        ({Run(0.95, 0): column(0.95, 0.95, **{"crr_by_target/makeup": 0.0})}, ["crr_by_target, biased: rank"]),
+        ({Run(0.5, 0): column(0.5, 0.2, **{"crr_by_target off R*": 0.16})}, ["crr_by_target off R*"]),
+        ({Run(0.0, 1): column(0.0, 0.05, signal=0.0)}, ["signal"]),
+        ({Run(0.0, 0, rate=0.0): column(0.0, 0.7)}, ["signal"]),
+    ):
+        failed = [claim for claim, holds, _ in bands(right | wrong) if not holds]
+        for claim in claims:
+            assert any(text.startswith(claim) for text in failed), claim
+
+
 @pytest.mark.slow
-def test_the_bias_benchmark_prints_every_score_of_every_network(capsys):
-    runpy.run_module("benchmarks.context_bias")["answers"]([0.5], [0], faces=64, epochs=1, images=16)
+def test_known_answers_are_asked_of_a_network_as_it_trains(tmp_path, capsys):
+    run = Run(0.5, 0, faces=64, epochs=1, images=8)
+    points = curve(run)
+    assert [epoch for epoch, _ in points] == [0, 1]
+    draw({run: points}, tmp_path / "early.png")
+    assert (tmp_path / "early.png").stat().st_size > 10_000
+    columns = {run: answer(run), run._replace(rate=0.0): answer(run._replace(rate=0.0))}
+    show(columns)
     printed = capsys.readouterr().out
     for name in ("crr/makeup", "scr/makeup", "exact_reliance/makeup", "worst_group_accuracy/makeup", "relation/makeup"):
-        assert sum(line.split()[:1] == [name] for line in printed.splitlines()) == 2
+        assert sum(line.startswith(f"  {name}   ") for line in printed.splitlines()) == 2
+    assert "FAILS  accuracy, biased" in printed

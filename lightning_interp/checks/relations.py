@@ -16,13 +16,14 @@ from lightning_interp.functional.relations import (
     blind_spots,
     contributions,
     failure_modes,
+    label_entropy,
     pair_cosines,
     pair_tables,
     phi,
+    phi_excess,
     relations,
+    table_divergence,
 )
-
-REFERENCE = Reference()
 
 
 class AttributeRelations(Check):
@@ -30,7 +31,12 @@ class AttributeRelations(Check):
 
     Scores: ``relation/<context>``, mean cosine of the contributions of target and context at one layer;
     ``relation_kl/<context>``, divergence from the Gaussian of an unrelated (or as expected, related) pair;
-    ``blind_spots`` and ``failure_modes``, how many pairs.
+    ``blind_spots`` and ``failure_modes``, how many pairs. Of the answers alone, without gradients:
+    ``phi_excess/<context>``, correlation of the two predictions minus that of the two labels, and
+    ``table_kl/<context>``, divergence of their tables.
+
+    The Gaussian of unrelated pairs is that of the pairs which ``expected`` names with 0, pooled, for their cosine need
+    not be 0; where it names none, it is the default :class:`~lightning_interp.functional.relations.Reference`.
     """
 
     name = "relations"
@@ -59,28 +65,47 @@ class AttributeRelations(Check):
 
     def scores(self, learnt: Learnt) -> dict[str, Score]:
         """See the class."""
-        ranked = self._ranked()
+        reference = self._reference()
+        ranked = self._ranked(reference)
         names = list(self.asked.outputs or ())
+        tables = self.sums["tables"].round().long()
+        excess, divergence = phi_excess(tables), table_divergence(tables)
         conflict = {relation.pair: relation.conflict for relation in ranked}
         found: dict[str, Score] = {}
         for context in self.asked.contexts:
-            scores = {name: Score(math.nan, chance=0.0) for name in ("relation", "relation_kl")}
+            scores = {
+                name: Score(math.nan, chance=0.0) for name in ("relation", "relation_kl", "phi_excess", "table_kl")
+            }
             if context in names and learnt.anything:
-                sums = self.sums["cosines"][names.index(self.asked.target), names.index(context)]
+                at = names.index(self.asked.target), names.index(context)
+                sums = self.sums["cosines"][at]
+                labelled = int(tables[0][at].sum())
                 pair = _pair(names, self.asked.target, context)
                 scores["relation"] = score(mean_estimate(sums), count=float(sums[0]), chance=0.0)
                 scores["relation_kl"] = Score(conflict.get(pair, math.nan), count=int(sums[0]), chance=0.0)
+                scores["phi_excess"] = Score(float(excess[at]), count=labelled, chance=0.0)
+                scores["table_kl"] = Score(float(divergence[at]), count=labelled, chance=0.0)
             found |= by_context(scores, context)
         known = learnt.anything
         for name, pairs in (
-            ("blind_spots", blind_spots(ranked, REFERENCE)),
-            ("failure_modes", failure_modes(ranked, REFERENCE)),
+            ("blind_spots", blind_spots(ranked, reference)),
+            ("failure_modes", failure_modes(ranked, reference)),
         ):
             found[name] = Score(float(len(pairs)) if known else math.nan, chance=0.0)
         return found
 
-    def _ranked(self) -> list[Relation]:
-        return relations(self.asked.outputs or (), self._expected(), self.sums["cosines"], REFERENCE)
+    def _ranked(self, reference: Reference) -> list[Relation]:
+        return relations(self.asked.outputs or (), self._expected(), self.sums["cosines"], reference)
+
+    def _reference(self) -> Reference:
+        names = list(self.asked.outputs or ())
+        unrelated = [
+            self.sums["cosines"][names.index(first), names.index(second)]
+            for (first, second), sign in self.asked.expected.items()
+            if sign == 0
+        ]
+        pooled = torch.stack(unrelated) if unrelated else self.empty(1, 3)
+        return Reference.of_unrelated(pooled) if pooled[:, 0].sum() >= 2 else Reference()
 
     def _expected(self) -> dict[tuple[str, str], int]:
         names = list(self.asked.outputs or ())
@@ -94,7 +119,8 @@ class AttributeRelations(Check):
     def relations(self, learnt: Learnt) -> Relations:
         """Everything found, for the figure and the table; no findings of a network that has learnt nothing."""
         names = tuple(self.asked.outputs or ())
-        ranked = self._ranked()
+        reference = self._reference()
+        ranked = self._ranked(reference)
         size = (len(names), len(names))
         kl, expected = torch.full(size, math.nan, dtype=torch.float64), torch.zeros(size, dtype=torch.int64)
         for (first, second), sign in self._expected().items():
@@ -106,13 +132,14 @@ class AttributeRelations(Check):
         findings = [
             Finding(kind, *found.pair, mean=found.mean, expected=found.sign, kl=found.conflict)
             for kind, pairs in (
-                ("failure mode", failure_modes(ranked, REFERENCE)),
-                ("blind spot", blind_spots(ranked, REFERENCE)),
+                ("failure mode", failure_modes(ranked, reference)),
+                ("blind spot", blind_spots(ranked, reference)),
             )
             for found in pairs
             if learnt.anything
         ]
-        correlation = phi(self.sums["tables"].round().long())
+        tables = self.sums["tables"].round().long()
+        correlation = phi(tables)
         cosines = self.sums["cosines"]
         return Relations(
             names,
@@ -121,6 +148,7 @@ class AttributeRelations(Check):
             correlation[0].numpy(),
             correlation[1].numpy(),
             kl.numpy(),
+            label_entropy(tables).numpy(),
             expected.numpy(),
             tuple(sorted(findings, key=lambda finding: -finding.kl)),
         )

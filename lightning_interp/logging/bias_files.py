@@ -18,7 +18,7 @@ from lightning_interp.logging.files import write_json, write_text
 BIAS = "bias.json"
 _FORMAT = 1
 _KINDS = ("failure mode", "blind spot")
-_MATRICES = ("mean", "deviation", "labels", "predictions", "kl")
+_MATRICES = ("mean", "deviation", "labels", "predictions", "kl", "entropy")
 
 
 def save_bias(result: BiasResult, folder: Path) -> Path:

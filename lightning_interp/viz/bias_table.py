@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from lightning_interp.bias_results import BiasResult, Relations, Score
 
 SCORE_COLUMNS = ("score", "value", "95 % interval", "chance", "untrained", "images", "remark")
-FINDING_COLUMNS = ("finding", "attributes", "learnt cosine", "ought to be", "KL", "label correlation")
+FINDING_COLUMNS = ("finding", "attributes", "learnt cosine", "ought to be", "KL", "label correlation", "label entropy")
 
 # By check, at most 40 letters, for that is what a cell in a terminal shows.
 _MEANING = {
@@ -41,6 +41,8 @@ _MEANING = {
     "enrichment": "mass over the part's share of area",
     "relation": "mean cosine of target and context",
     "relation_kl": "divergence from what it ought to be",
+    "phi_excess": "answers correlate beyond the labels",
+    "table_kl": "divergence of answers from labels",
     "rfs": "noise hurts more in region than context",
     "background_gap": "accuracy lost with a random background",
     "rrr": "squared gradient outside the region",
@@ -77,6 +79,7 @@ def finding_table(relations: Relations) -> list[tuple[str, ...]]:
                 _SIGN[finding.expected],
                 _number(finding.kl, "no signal"),
                 _number(float(relations.labels[pair]), "unknown"),
+                _number(float(relations.entropy[pair]), "unknown"),
             )
         )
     return rows or [("none", *[""] * (len(FINDING_COLUMNS) - 1))]

@@ -63,6 +63,34 @@ def test_phi_of_labels_and_predictions():
     assert result.relations.predictions[1, 2] == pytest.approx(-1)
 
 
+def test_answers_are_held_against_labels_pair_by_pair():
+    """Of 40 faces 4 conflict; the network takes make-up for lipstick in all."""
+    result = ask(Heads(Additive(0, 8), Additive(0, 8)), biased(), checks=CHECKS, outputs=["lipstick", "makeup"])
+    assert values(result)["phi_excess/makeup"] == pytest.approx(1 - 0.8)
+    truth, answers = ([(n + 0.5) / 42 for n in table] for table in ((18, 2, 2, 18), (20, 0, 0, 20)))
+    expected = sum(t * math.log(t / a) for t, a in zip(truth, answers, strict=True))
+    assert values(result)["table_kl/makeup"] == pytest.approx(expected)
+    assert result.scores["phi_excess/makeup"].count == result.scores["table_kl/makeup"].count == 40
+    shares = [18 / 40, 2 / 40]
+    assert result.relations.entropy[0, 1] == pytest.approx(-2 * sum(s * math.log(s) for s in shares))
+    right = values(ask(network(0), biased(), checks=CHECKS, **NAMED))
+    assert right["phi_excess/makeup"] == right["table_kl/makeup"] == 0
+
+
+def test_named_unrelated_pairs_set_the_reference():
+    """Every pair's cosine is about 0.9 in this network: no failure, once it is known of a pair that is unrelated."""
+    heads = Heads(Additive(8, 24), Additive(1, 24), Additive(2, 24))
+    by_default = ask(heads, biased(), checks=CHECKS, **NAMED)
+    assert values(by_default)["failure_modes"] == 3
+    known = ask(heads, biased(), checks=CHECKS, expected={("third", "makeup"): 0}, **NAMED)
+    assert by_default.relations.mean[1, 2] > 0.9
+    # The reference is that pair's own Gaussian.
+    assert known.relations.kl[1, 2] == pytest.approx(0, abs=1e-9)
+    assert known.relations.kl[0, 1] > 0
+    found = {(f.first, f.second) for f in known.relations.findings}
+    assert ("makeup", "third") not in found
+
+
 def test_unlabelled_output_has_no_phi_but_a_cosine():
     result = ask(network(0), biased(), checks=CHECKS, outputs=["lipstick", "makeup", "beard"])
     assert math.isnan(result.relations.labels[0, 2])

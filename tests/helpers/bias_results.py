@@ -51,6 +51,7 @@ def relations() -> Relations:
         labels=labels,
         predictions=mean * 0.5,
         kl=np.full((4, 4), 2.5),
+        entropy=np.where(np.isnan(labels), np.nan, 1.2),
         expected=expected,
         findings=(
             Finding("failure mode", "lipstick", "makeup", 0.9, 0, 178.25),

@@ -39,8 +39,8 @@ def test_what_a_score_means_fits_a_terminal():
 
 def test_findings_by_hand():
     assert finding_table(relations()) == [
-        ("failure mode", "lipstick, makeup", "0.900", "unrelated", "178.250", "0.950"),
-        ("blind spot", "red, lipstick", "0.100", "positive", "12.500", "0.800"),
+        ("failure mode", "lipstick, makeup", "0.900", "unrelated", "178.250", "0.950", "1.200"),
+        ("blind spot", "red, lipstick", "0.100", "positive", "12.500", "0.800", "1.200"),
     ]
     assert {len(row) for row in finding_table(relations())} == {len(FINDING_COLUMNS)}
 
@@ -48,8 +48,8 @@ def test_findings_by_hand():
 def test_unknown_numbers_of_a_finding_are_words():
     lost = replace(relations().findings[0], first="smile", second="red", mean=math.nan, expected=-1)
     row = finding_table(replace(relations(), findings=(lost,)))[0]
-    assert (row[2], row[3], row[5]) == ("no signal", "negative", "unknown")
+    assert (row[2], row[3], *row[5:]) == ("no signal", "negative", "unknown", "unknown")
 
 
 def test_no_finding_is_said():
-    assert finding_table(replace(relations(), findings=())) == [("none", "", "", "", "", "")]
+    assert finding_table(replace(relations(), findings=())) == [("none", *[""] * 6)]

@@ -1,0 +1,276 @@
+"""What the context-bias checks read where the right answer is known.
+
+    python -m benchmarks.known_answers              # the whole table, checks x rho, and the bands: half an hour
+    python -m benchmarks.known_answers --early FILE.png    # reliance and worst group while networks train
+
+Networks learn from rendered faces whose make-up goes with lipstick by rho, and are asked on other faces, with the same
+bias and without any. R*, the exact reliance, comes from rendering the faces again.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from lightning_interp import RenderedFaces
+from lightning_interp.bias import Diagnoser
+from lightning_interp.functional.relations import average_precision
+from recipes.rendered_faces.module import ATTRIBUTES, FaceAttributes
+
+SPLITS = ("biased", "unbiased")
+RHOS = (0.0, 0.5, 0.8, 0.95)
+SEEDS = (0, 1, 2)
+# Other faces than any network learns from.
+PROBE_SEED = 7
+PLANTED = ("lipstick", "makeup")
+
+
+class Band(NamedTuple):
+    """What a score has to read, for every network, or those of one rho."""
+
+    score: str
+    split: str
+    rho: float | None = None
+    low: float = 0.0
+    high: float = 1.0
+
+
+BANDS = (
+    *(
+        Band(f"{name}/makeup", split, 0.0, high=0.15)
+        for name in ("exact_reliance", "crr_grey", "scr")
+        for split in SPLITS
+    ),
+    *(Band(f"{name}/makeup", "biased", 0.95, low=0.75) for name in ("exact_reliance", "crr_grey", "scr")),
+    *(Band(f"{name}/makeup", "unbiased", 0.95, low=0.85) for name in ("exact_reliance", "crr_grey", "scr")),
+    Band("crr_by_target off R*", "biased", high=0.15),
+    *(Band("scr off R*", split, high=0.12) for split in SPLITS),
+    Band("e_region", "unbiased", 0.0, low=0.9, high=1.5),
+    Band("e_region", "unbiased", 0.95, low=-0.3, high=0.3),
+    Band("worst_group_accuracy/makeup", "unbiased", 0.0, low=0.85),
+    Band("worst_group_accuracy/makeup", "unbiased", 0.95, high=0.1),
+    Band("accuracy", "biased", low=0.95),
+    *(Band("planted pair, precision by KL", "unbiased", rho, low=1.0) for rho in RHOS[1:]),
+    Band("relation/smile (control)", "unbiased", low=-0.1, high=0.1),
+)
+
+Scores = dict[str, float]
+Columns = dict["Run", dict[str, Scores]]
+
+
+class Run(NamedTuple):
+    """A network to train; at a rate of 0 it stays untrained, at 1e-5 it fails to learn."""
+
+    rho: float
+    seed: int
+    rate: float = 3e-3
+    faces: int = 4000
+    epochs: int = 4
+    images: int = 480
+
+    @property
+    def learns(self) -> bool:
+        return self.rate > 1e-4
+
+
+def train(run: Run) -> Iterator[tuple[float, nn.Module]]:
+    """The network before training, then after each half epoch, with the number of epochs."""
+    data = RenderedFaces(run.faces, seed=1000 + run.seed, correlations={"makeup": run.rho}).classification(ATTRIBUTES)
+    images, labels = (torch.stack(part) for part in zip(*data, strict=True))
+    torch.manual_seed(run.seed)
+    net = FaceAttributes()
+    yield 0.0, net.eval()
+    optimizer = torch.optim.AdamW(net.parameters(), run.rate, weight_decay=1e-2)
+    steps = len(images) // 64
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, run.rate, total_steps=run.epochs * steps)
+    for epoch in range(run.epochs if run.rate else 0):
+        batches = torch.randperm(len(images))[: steps * 64].split(64)
+        for step, rows in enumerate(batches, 1):
+            net.train()
+            loss = nn.functional.binary_cross_entropy_with_logits(net(images[rows]), labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            if step in (steps // 2, steps):
+                yield epoch + (0.5 if step < steps else 1), net.eval()
+
+
+def diagnosers(run: Run, contexts: Mapping[str, str], **options: Any) -> dict[str, Diagnoser]:
+    """By split, what asks a network."""
+    return {
+        split: Diagnoser(
+            RenderedFaces(run.images, seed=PROBE_SEED, correlations=correlations),
+            "lipstick",
+            "mouth",
+            contexts,
+            outputs=ATTRIBUTES,
+            examples=0,
+            **options,
+        )
+        for split, correlations in (("biased", {"makeup": run.rho}), ("unbiased", {}))
+    }
+
+
+def ask(net: nn.Module, asking: Mapping[str, Diagnoser]) -> dict[str, Scores]:
+    """By split and name, every score, and whether there is signal."""
+    found: dict[str, Scores] = {}
+    for split, diagnoser in asking.items():
+        diagnoser.describe(net)
+        result = diagnoser(net)
+        assert result is not None  # nobody stops it
+        scores = {name: score.value for name, score in result.scores.items()}
+        scores |= {
+            f"{name} {end}": getattr(result.scores[name], end)
+            for name in ("crr/makeup", "crr_by_target/makeup", "scr/makeup", "exact_reliance/makeup")
+            if name in scores
+            for end in ("low", "high")
+        }
+        truth = scores["exact_reliance/makeup"]
+        scores |= {f"{name} off R*": abs(scores[f"{name}/makeup"] - truth) for name in ("crr_by_target", "scr")}
+        found[split] = scores | {"signal": float(result.signal["makeup"])} | ranking(result.relations)
+    return found
+
+
+def ranking(relations: Any) -> Scores:
+    """How well the planted pair is found by KL, and by the baseline, the entropy of the labels; the control pair."""
+    if relations is None:
+        return {}
+    pairs = [(i, j) for i in range(len(relations.names)) for j in range(i)]
+    planted = {tuple(sorted(map(relations.names.index, PLANTED), reverse=True))}
+    by_kl = sorted(pairs, key=lambda pair: -relations.kl[pair])
+    by_entropy = sorted(pairs, key=lambda pair: relations.entropy[pair])
+    control = relations.names.index("lipstick"), relations.names.index("smile")
+    return {
+        "planted pair, precision by KL": average_precision(by_kl, planted),
+        "planted pair, precision by label entropy": average_precision(by_entropy, planted),
+        "relation/smile (control)": float(relations.mean[control]),
+    }
+
+
+def answer(run: Run) -> dict[str, Scores]:
+    """Every score of one network, by split."""
+    torch.set_num_threads(1)
+    *_, (_, net) = train(run)
+    contexts = {"makeup": "eyes", "blond": "hair"}
+    return ask(net, diagnosers(run, contexts, fills=("grey", "skin", "blur")))
+
+
+def curve(run: Run) -> list[tuple[float, dict[str, Scores]]]:
+    """A few scores of one network, by split, every half epoch."""
+    torch.set_num_threads(1)
+    checks = ("groups", "occlusion", "swap", "exact")
+    asking = diagnosers(run, {"makeup": "eyes"}, fills=("grey",), checks=checks)
+    return [(epoch, ask(net, asking)) for epoch, net in train(run)]
+
+
+def bands(columns: Columns) -> Iterator[tuple[str, bool, str]]:
+    """Claim, whether it holds for every network that it is about, and the figures seen."""
+    learnt = {run: column for run, column in columns.items() if run.learns}
+    rhos = sorted({run.rho for run in learnt})
+    for band in BANDS:
+        values = [column[band.split][band.score] for run, column in learnt.items() if band.rho in (None, run.rho)]
+        if values:
+            where = "" if band.rho is None else f", rho {band.rho:g}"
+            wanted = f"{band.low:g} to {band.high:g}"
+            yield f"{band.score}, {band.split}{where}: {wanted}", _within(values, band.low, band.high), _span(values)
+    truth = [column["biased"]["exact_reliance/makeup"] for column in learnt.values()]
+    read = [column["biased"]["crr_by_target/makeup"] for column in learnt.values()]
+    if len(rhos) > 1:
+        correlation = float(np.corrcoef(_ranks(read), _ranks(truth))[0, 1])
+        yield "crr_by_target, biased: rank correlation with R* 0.95 or more", correlation >= 0.95, f"{correlation:.3f}"
+    means = [
+        float(
+            np.mean([column["unbiased"]["exact_reliance/makeup"] for run, column in learnt.items() if run.rho == rho])
+        )
+        for rho in rhos
+    ]
+    yield "R*, mean over seeds: rises with rho", sorted(set(means)) == means, " ".join(f"{mean:.3f}" for mean in means)
+    signals = [(run.learns, column[split]["signal"] == 1.0) for run, column in columns.items() for split in SPLITS]
+    yield (
+        "signal where a network has learnt, and nowhere else",
+        all(a == b for a, b in signals),
+        f"{len(signals)} asked",
+    )
+
+
+def _within(values: Sequence[float], low: float, high: float) -> bool:
+    return all(low <= value <= high for value in values)
+
+
+def _span(values: Sequence[float]) -> str:
+    return f"{min(values):.3f} to {max(values):.3f}"
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray:
+    return np.argsort(np.argsort(values)).astype(float)
+
+
+def show(columns: Columns) -> None:
+    """The whole table, then the bands."""
+    titles = [f"{run.rho:g}/{run.seed}" if run.learns else "failed" if run.rate else "untrained" for run in columns]
+    for split in SPLITS:
+        print(f"\n{split + ' faces, rho/seed':42s}" + "".join(title.rjust(10) for title in titles))
+        for name in next(iter(columns.values()))[split]:
+            print(f"  {name:40s}" + "".join(f"{column[split][name]:10.3f}" for column in columns.values()))
+    print()
+    for claim, holds, figures in bands(columns):
+        print(f"{'holds' if holds else 'FAILS':6s} {claim}: {figures}")
+
+
+def draw(curves: Mapping[Run, list[tuple[float, dict[str, Scores]]]], path: Path) -> None:
+    """Reliance on biased faces, and the worst group on unbiased ones, with and without a bias to learn."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((12, 3.4), layout="constrained")
+    panels = (
+        ("exact reliance R*, biased faces", "exact_reliance/makeup", "biased"),
+        ("CRR, biased faces, no context labels", "crr_by_target/makeup", "biased"),
+        ("SCR, biased faces", "scr/makeup", "biased"),
+        ("worst group, unbiased faces", "worst_group_accuracy/makeup", "unbiased"),
+    )
+    lines = {}
+    for axes, (title, name, split) in zip(figure.subplots(1, 4, sharex=True, sharey=True), panels, strict=True):
+        for run, points in curves.items():
+            shown = [(epoch, found[split][name]) for epoch, found in points]
+            colour = "#d1495b" if run.rho else "#30638e"
+            (lines[f"rho {run.rho:g}"],) = axes.plot(*zip(*shown, strict=True), color=colour, marker="o", ms=3, lw=1.2)
+        axes.set_title(title, loc="left", fontsize=9)
+        axes.set_xlabel("epochs")
+        axes.set_ylim(0, 1)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(lines.values(), lines, loc="outside right upper", frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rhos", type=float, nargs="+", default=RHOS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--jobs", type=int, default=2, help="networks trained at once, a thread each")
+    parser.add_argument("--early", type=Path, metavar="FILE.png", help="epoch by epoch at rho 0 and 0.8, as a figure")
+    parser.add_argument("--json", type=Path, help="write the numbers, too")
+    options = parser.parse_args()
+    rhos = (0.0, 0.8) if options.early else options.rhos
+    runs = [Run(rho, seed) for rho in rhos for seed in options.seeds]
+    if not options.early:
+        runs += [Run(0.0, 0, rate=1e-5), Run(0.0, 0, rate=0.0)]
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        found = dict(zip(runs, pool.map(curve if options.early else answer, runs), strict=True))
+    if options.json:
+        options.json.write_text(json.dumps([[run, column] for run, column in found.items()]))
+    if options.early:
+        draw(found, options.early)
+    else:
+        show(found)
+
+
+if __name__ == "__main__":
+    main()
