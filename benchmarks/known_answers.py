@@ -113,6 +113,7 @@ def diagnosers(run: Run, contexts: Mapping[str, str], **options: Any) -> dict[st
             contexts,
             outputs=ATTRIBUTES,
             examples=0,
+            batch_size=min(64, run.images),
             **options,
         )
         for split, correlations in (("biased", {"makeup": run.rho}), ("unbiased", {}))
