@@ -26,6 +26,7 @@ from lightning_interp.data import (
 )
 from lightning_interp.dissect import dissect
 from lightning_interp.errors import DatasetError, InterpError, LayerError, MissingExtraError, ProbeError
+from lightning_interp.logging.bias_files import load_bias, save_bias
 from lightning_interp.logging.files import load_result, save_result
 from lightning_interp.results import DissectionResult, LayerDissection
 from lightning_interp.schedule import Every
@@ -60,6 +61,8 @@ __all__ = [
     "VOCProbe",
     "diagnose",
     "dissect",
+    "load_bias",
     "load_result",
+    "save_bias",
     "save_result",
 ]

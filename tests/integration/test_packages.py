@@ -53,6 +53,48 @@ assert "dissect/features.4/detectors" in metrics
 print(next(base.__module__ for base in type(dissection).__mro__ if base.__name__ == "Callback"))
 """
 
+DIAGNOSING = """
+import importlib, sys
+from pathlib import Path
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+from lightning_interp import RightReasons
+from tests.helpers.bias import make_bias, make_planted
+
+package, path = sys.argv[1], Path(sys.argv[2])
+pl = importlib.import_module(package)
+callbacks = importlib.import_module(package + ".callbacks")
+loggers = importlib.import_module(package + ".loggers")
+bias, least = make_bias(), callbacks.ModelCheckpoint(path, monitor="bias/lipstick/crr/makeup", mode="min")
+stop = callbacks.EarlyStopping("bias/lipstick/crr/makeup", mode="min", patience=5, check_finite=False)
+# Images, labels and a mask; weights decide nothing here, but the penalty is taken.
+images, labels, mask = torch.rand(8, 3, 24, 24), torch.arange(8) % 2, torch.zeros(8, 24, 24, dtype=torch.bool)
+mask[:, 15:18, 8:16] = True
+batches = DataLoader(TensorDataset(images, labels, mask), batch_size=4)
+reasons = RightReasons(2, "binary", weight=0.1)
+trainer = pl.Trainer(accelerator="cpu", max_epochs=3, callbacks=[stop, bias, reasons, least], enable_progress_bar=False,
+                     logger=loggers.TensorBoardLogger(path, name=None, version=""), default_root_dir=path)
+planted = make_planted([(8, 8), (8, 0), (8, 8)], package)
+
+
+class Looking(type(planted)):
+    def training_step(self, batch, batch_idx):
+        return self.idle**2 + 0 * self(batch[0]).sum()
+
+
+model = Looking()
+trainer.fit(model, batches, batches)
+assert [entry["epoch"] for entry in bias.history] == [-1, 0, 1, 2]
+assert least.best_model_path.endswith("epoch=1-step=4.ckpt"), least.best_model_path
+assert abs(float(least.best_model_score)) < 1e-5 and abs(float(stop.best_score)) < 1e-5
+assert float(trainer.callback_metrics["right_reasons/penalty"]) > 0
+assert len(list(path.rglob("bias.json"))) == 4
+model.use(8, 0)
+(metrics,) = trainer.validate(model, batches, verbose=False)
+assert abs(metrics["bias/lipstick/crr/makeup"]) < 1e-5
+print(next(base.__module__ for base in type(bias).__mro__ if base.__name__ == "Callback"))
+"""
+
 FIRST = {
     "lightning first": ("import lightning.pytorch, lightning_interp", "lightning.pytorch", "lightning.pytorch"),
     "pytorch_lightning first": (
@@ -71,10 +113,11 @@ FIRST = {
 
 
 @pytest.mark.parametrize("order", FIRST)
-def test_training_with_either_package(tmp_path, order):
+@pytest.mark.parametrize("script", [TRAINING, DIAGNOSING], ids=["dissection", "context bias"])
+def test_training_with_either_package(tmp_path, order, script):
     imports, package, base = FIRST[order]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", imports + TRAINING, package, str(tmp_path)],
+        [sys.executable, "-W", "ignore", "-c", imports + script, package, str(tmp_path)],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
