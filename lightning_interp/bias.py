@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_interp._extras import require
 from lightning_interp.bias_pictures import draw_examples, example_indices
 from lightning_interp.bias_results import BiasResult, Example, Score
 from lightning_interp.checks import CHECKS, DEFAULT_CHECKS, Check
@@ -23,13 +24,17 @@ from lightning_interp.data.remade import Remade
 from lightning_interp.errors import DatasetError, LayerError
 from lightning_interp.functional.fills import FILLS, Fill
 from lightning_interp.functional.groups import contingency_table, what_is_learnt
+from lightning_interp.functional.heads import attribute_logit
 from lightning_interp.functional.moments import mean_estimate
+from lightning_interp.probing.attribution import ATTRIBUTIONS, Attribution, captum_heat
 from lightning_interp.probing.describe import describe_layers
 from lightning_interp.probing.gradients import Gradients, layer_gradients
 from lightning_interp.probing.layers import resolve_layers
+from lightning_interp.probing.lrp import check_lrp
 from lightning_interp.probing.ranks import Ranks
 from lightning_interp.probing.runner import Forward, Stopped, module_device, prepare
 from lightning_interp.probing.session import probing
+from lightning_interp.probing.tail import Tail
 
 RATIOS = ("crr", "scr", "exact_reliance")
 """Scores, by context, of how the reliance divides."""
@@ -50,6 +55,9 @@ class Diagnoser:
         regions: Function from a probe item to region masks; None to find them by part masks or landmarks.
         layer: Layer whose activations carry the evidence; ``"auto"`` for the last with maps larger than 1x1, or none
             where there is none and no check needs one.
+        attribution: How the check ``"attribution"`` and the pictures trace evidence to the layer; all but
+            ``"gradient_x_activation"`` (:func:`~lightning_interp.probing.attribution.captum_heat`) need the extra
+            ``attribution``.
         training: By attribute, its values in the training set, for what compares with that.
         expected: Signs of relations that attributes ought to have, by pair; a pair not named is unrelated.
         max_samples: Use at most so many images, evenly spaced.
@@ -57,7 +65,8 @@ class Diagnoser:
         examples: Images in the picture.
 
     Raises:
-        DatasetError: If an attribute, region or check is unknown, or labels do not fit.
+        DatasetError: If an attribute, region, check or attribution is unknown, or labels do not fit.
+        MissingExtraError: If the attribution needs captum and it is not installed.
         ValueError: If a number is out of range.
     """
 
@@ -73,6 +82,7 @@ class Diagnoser:
         outputs: Sequence[str] | None = None,
         regions: FindRegions | None = None,
         layer: str = "auto",
+        attribution: Attribution = "gradient_x_activation",
         training: Mapping[str, Sequence[int] | Tensor] | None = None,
         expected: Mapping[tuple[str, str], int] | None = None,
         max_samples: int = 512,
@@ -89,9 +99,12 @@ class Diagnoser:
             raise DatasetError(f"a context may not be named '{taken.pop()}': that is what others are held against")
         check_names(checks, CHECKS, "check")
         check_names(fills, FILLS, "fill")
+        check_names([attribution], ATTRIBUTIONS, "attribution")
+        if attribution != ATTRIBUTIONS[0]:
+            require("captum.attr")
         if not fills:
             raise ValueError("give at least one fill")
-        self.probe, self.layer, self.batch_size = probe, layer, batch_size
+        self.probe, self.layer, self.attribution, self.batch_size = probe, layer, attribution, batch_size
         count = min(max_samples, len(probe))
         self.indices = [i * len(probe) // count for i in range(count)]
         labels = read_labels(probe, self.indices, target, (target, *contexts, *(outputs or ())))
@@ -121,7 +134,7 @@ class Diagnoser:
         """Check the layer and the network's output on one image; cheap, no collective.
 
         Raises:
-            LayerError: If the layer is unknown or gives no maps.
+            LayerError: If the layer is unknown or gives no maps, or the attribution cannot follow what comes after.
             DatasetError: If the network's output does not fit the question.
         """
         with probing(module):
@@ -132,6 +145,8 @@ class Diagnoser:
             except (ValueError, TypeError) as error:
                 raise DatasetError(str(error)) from error
             self.layer_name = self._find_layer(module, forward or module)
+            if self.attribution == "lrp" and self.layer_name is not None:
+                check_lrp(self._tail(module, view), module)
 
     def _find_layer(self, module: nn.Module, forward: Forward) -> str | None:
         """The layer to look at; None where nothing needs one and there is none by itself."""
@@ -241,8 +256,7 @@ class Diagnoser:
 
         def answer(images: Tensor) -> Tensor:
             # One batch shape throughout: another may take another convolution path and other last bits.
-            padding = images[-1:].expand(self.batch_size - len(images), *images.shape[1:])
-            outputs = forward(prepare(torch.cat([images, padding]), module, self.probe.normalize))
+            outputs = forward(prepare(self._padded(images), module, self.probe.normalize))
             if not isinstance(outputs, Tensor):
                 raise DatasetError(f"the network gives a {type(outputs).__name__}; expected a tensor of logits")
             return outputs[: len(images)].float()
@@ -254,12 +268,30 @@ class Diagnoser:
             found = layer_gradients(layer, self.layer_name, view.images, logits)
             return Gradients(found.maps[: len(view.indices)], found.slopes[: len(view.indices)])
 
+        def attribute(view: View) -> Tensor:
+            return captum_heat(self.attribution, self._tail(module, view), module)[: len(view.indices)]
+
         def fetch(wanted: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
             masks = {name: mask.to(device) for name, mask in self.bank(wanted).items()}
             return self._images(wanted).to(device), masks
 
         images, masks = fetch(indices)
-        return View(self.asked, indices, images, masks, answer, fetch, gradients)
+        by_captum = None if self.attribution == ATTRIBUTIONS[0] else attribute
+        return View(self.asked, indices, images, masks, answer, fetch, gradients, by_captum)
+
+    def _tail(self, module: nn.Module, view: View) -> Tail:
+        """What follows the layer, of a whole batch: captum wants as many rows of the layer as of scores."""
+        assert self.layer_name is not None
+        layer = resolve_layers(module, [self.layer_name])[self.layer_name]
+        labels = self._padded(view.target)
+
+        def score(outputs: Tensor) -> Tensor:
+            return attribute_logit(outputs.double(), self.asked.target, self.asked.outputs, labels)
+
+        return Tail(layer, self.layer_name, self._padded(view.images), view.answer, score)
+
+    def _padded(self, batch: Tensor) -> Tensor:
+        return torch.cat([batch, batch[-1:].expand(self.batch_size - len(batch), *batch.shape[1:])])
 
     def _images(self, indices: Sequence[int]) -> Tensor:
         images = torch.stack([self.probe.image(index) for index in indices])
@@ -309,6 +341,7 @@ class Diagnoser:
             "checks": list(self.checks),
             "fills": list(self.asked.fills),
             "layer": self.layer_name,
+            "attribution": self.attribution,
             "batch_size": self.batch_size,
             "outputs": None if self.asked.outputs is None else list(self.asked.outputs),
         }

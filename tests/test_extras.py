@@ -1,4 +1,3 @@
-import sys
 from importlib.metadata import metadata
 
 import pytest
@@ -6,26 +5,24 @@ import pytest
 from lightning_interp import _extras
 from lightning_interp._extras import available, require
 from lightning_interp.errors import MissingExtraError
+from tests.helpers.absent import hide
 
 
 @pytest.fixture
 def absent(monkeypatch):
     """As if none of the optional packages were installed."""
-
-    class Nothing:
-        def find_spec(self, name, path=None, target=None):
-            if name.partition(".")[0] in _extras._EXTRA_OF:
-                raise ModuleNotFoundError(f"No module named {name!r}", name=name.partition(".")[0])
-
-    for name in list(sys.modules):
-        if name.partition(".")[0] in _extras._EXTRA_OF:
-            monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "meta_path", [Nothing(), *sys.meta_path])
+    hide(monkeypatch, _extras._EXTRA_OF)
 
 
 @pytest.mark.usefixtures("absent")
 @pytest.mark.parametrize(
-    ("module", "extra"), [("matplotlib.figure", "viz"), ("safetensors.numpy", "io"), ("jsonargparse", "cli")]
+    ("module", "extra"),
+    [
+        ("matplotlib.figure", "viz"),
+        ("safetensors.numpy", "io"),
+        ("jsonargparse", "cli"),
+        ("captum.attr", "attribution"),
+    ],
 )
 def test_names_the_extra(module, extra):
     root = module.partition(".")[0]

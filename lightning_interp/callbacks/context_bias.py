@@ -20,6 +20,7 @@ from lightning_interp.functional.localisation import MEASURES
 from lightning_interp.logging.artifacts import Figure, Image, Table, Text
 from lightning_interp.logging.bias_files import save_bias
 from lightning_interp.logging.files import write_png
+from lightning_interp.probing.attribution import Attribution
 from lightning_interp.probing.ranks import Ranks
 from lightning_interp.report.verdict import alarm, verdict
 from lightning_interp.schedule import Every
@@ -79,6 +80,10 @@ class ContextBias(ProbeCallback[BiasResult]):
             for one a class of the target.
         regions: Function from a probe item to region masks; None to find them by part masks or landmarks.
         layer: Layer whose activations carry the evidence; ``"auto"`` for the last with maps larger than 1x1.
+        attribution: How evidence is traced to the layer, ``"gradient_x_activation"``, or by captum (the extra
+            ``attribution``) ``"grad_cam"``, ``"integrated_gradients"`` or ``"lrp"``
+            (:func:`~lightning_interp.probing.attribution.captum_heat`). To compare some, use as many callbacks, each
+            with a ``name``.
         training: By attribute, its values in the training set, for adjusted accuracy and bias amplification.
         expected: Signs of relations that attributes ought to have, by pair; a pair not named is unrelated.
         max_samples: Use at most so many images, evenly spaced.
@@ -91,7 +96,8 @@ class ContextBias(ProbeCallback[BiasResult]):
         timeout: Seconds to wait for another process.
 
     Raises:
-        DatasetError: If an attribute, region or check is unknown, or labels do not fit.
+        DatasetError: If an attribute, region, check or attribution is unknown, or labels do not fit.
+        MissingExtraError: If the attribution needs captum and it is not installed.
         ValueError: If a number is out of range.
 
     Example:
@@ -114,6 +120,7 @@ class ContextBias(ProbeCallback[BiasResult]):
         outputs: Sequence[str] | None = None,
         regions: FindRegions | None = None,
         layer: str = "auto",
+        attribution: Attribution = "gradient_x_activation",
         training: Mapping[str, Sequence[int] | Tensor] | None = None,
         expected: Mapping[tuple[str, str], int] | None = None,
         max_samples: int = 512,
@@ -139,6 +146,7 @@ class ContextBias(ProbeCallback[BiasResult]):
             outputs=outputs,
             regions=regions,
             layer=layer,
+            attribution=attribution,
             training=training,
             expected=expected,
             max_samples=max_samples,

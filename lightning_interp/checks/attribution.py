@@ -15,10 +15,10 @@ from lightning_interp.functional.relations import contributions, heat_map
 class Attribution(Check):
     """How much of the positive evidence for the truth lies in each region (check C6).
 
-    The evidence is gradient times activation at one layer, summed over channels, scaled to the image; of a binary
-    target it is turned round where the truth is "no". Scores, for the region and for each context's region, each with
-    the level of a map without preference: ``mass`` (relevance mass accuracy), ``rank``, ``pointing``,
-    ``attention_iou``; ``enrichment``, mass over area.
+    The evidence is gradient times activation at one layer, or what another attribution makes of it, summed over
+    channels, scaled to the image; of a binary target it is turned round where the truth is "no". Scores, for the region
+    and for each context's region, each with the level of a map without preference: ``mass`` (relevance mass accuracy),
+    ``rank``, ``pointing``, ``attention_iou``; ``enrichment``, mass over area.
     """
 
     name = "attribution"
@@ -29,7 +29,7 @@ class Attribution(Check):
         self.sums = {name: self.empty(27) for name in ("region", *asked.contexts)}
 
     def update(self, view: View) -> None:
-        """One forward pass and one backward pass to the layer a logit, shared with the relations."""
+        """One forward pass and one backward pass to the layer a logit, shared with the relations; or captum's."""
         evidence = true_evidence(view)
         for name, region in (("region", self.asked.region), *self.asked.contexts.items()):
             self.add(name, localisation_sums(evidence.clamp(min=0), view.masks[region]))
@@ -54,12 +54,15 @@ class Attribution(Check):
 
 def target_heat(view: View) -> Tensor:
     """``(B, H, W)`` float64, signed contributions to the score, scaled to the image."""
-    gradients = view.gradients
-    asked = view.asked
-    at = list(asked.outputs).index(asked.target) if asked.outputs is not None else 0
-    heat = heat_map(contributions(gradients.slopes[:, at : at + 1], gradients.maps)).double()
+    heat = _gradient_heat(view) if view.attribute is None else view.attribute(view)
     size = view.images.shape[-2:]
-    return nn.functional.interpolate(heat, size=size, mode="bilinear", align_corners=False)[:, 0]
+    return nn.functional.interpolate(heat[:, None].double(), size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def _gradient_heat(view: View) -> Tensor:
+    gradients, asked = view.gradients, view.asked
+    at = list(asked.outputs).index(asked.target) if asked.outputs is not None else 0
+    return heat_map(contributions(gradients.slopes[:, at : at + 1], gradients.maps))[:, 0]
 
 
 def true_evidence(view: View) -> Tensor:

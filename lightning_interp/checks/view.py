@@ -25,6 +25,7 @@ class View:
         answer: Gives the network's logits for such images, ``(B, K)`` or ``(B,)``, whatever B.
         fetch: Reads images and masks of other indices.
         gradients: Gives the activations of the layer looked at and their gradients.
+        attribute: Gives signed evidence ``(B, h, w)`` by its positions, where gradient times activation is not wanted.
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class View:
         answer: Callable[[Tensor], Tensor],
         fetch: Fetch,
         gradients: "Callable[[View], Gradients]",
+        attribute: "Callable[[View], Tensor] | None" = None,
     ) -> None:
         self.asked, self.indices, self.images, self.masks = asked, list(indices), images, masks
         self.answer, self.fetch, self._gradients = answer, fetch, gradients
+        self.attribute = attribute
 
     def label(self, name: str) -> Tensor:
         """``(B,)`` int64, -1 where unknown."""

@@ -1,7 +1,14 @@
 import math
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
 
+from lightning_interp.errors import DatasetError, LayerError, MissingExtraError
+from lightning_interp.probing.attribution import ATTRIBUTIONS
+from tests.helpers.absent import hide
 from tests.helpers.bias import (
     LID,
     LIDS,
@@ -12,6 +19,7 @@ from tests.helpers.bias import (
     SIZE,
     Additive,
     Heads,
+    TinyFaces,
     all_versions,
     ask,
     biased,
@@ -77,3 +85,140 @@ def test_contributions_of_a_head_without_bias_sum_to_the_score():
     for example in diagnoser(model).examples:
         assert float(example.heat.sum()) == pytest.approx(example.versions[0].logit, abs=1e-5)
         assert example.heat.shape == (SIZE, SIZE)
+
+
+# --- By captum -------------------------------------------------------------------------------------------------------
+
+BY_CAPTUM = [method for method in ATTRIBUTIONS if method != "gradient_x_activation"]
+
+
+class Detectors(nn.Module):
+    """As :class:`Additive`, by maps of the mouth's redness and of the lids' blueness, and by layers alone after them.
+
+    Args:
+        heads: By output, w_R and w_Q.
+    """
+
+    def __init__(self, *heads):
+        super().__init__()
+        self.register_buffer("parts", torch.stack([MOUTH, LIDS]))
+        self.layer, self.pool = nn.Identity(), nn.AdaptiveAvgPool2d(1)
+        self.flatten, self.head = nn.Flatten(), nn.Linear(2, len(heads))
+        nets = [Additive(*head) for head in heads]
+        self.head.bias.data = torch.stack([net.bias.data for net in nets])
+        self.head.weight.data = torch.tensor(heads) * SIZE**2 / self.parts.sum((1, 2))
+
+    def forward(self, x):
+        return self.head(self.flatten(self.pool(self.layer(x[:, [0, 2]] * self.parts))))
+
+
+def by_captum(method, model, probe=None, **options):
+    pytest.importorskip("captum")
+    return ask(model, probe or all_versions(), checks=CHECKS, attribution=method, **options)
+
+
+@pytest.mark.parametrize("method", ATTRIBUTIONS)
+def test_every_attribution_finds_the_part_that_was_planted(method):
+    region, context = (by_captum(method, Detectors(head)) for head in ((8.0, 0.0), (0.0, 8.0)))
+    assert [values(region)[name] for name in ("mass", "mass/makeup", "pointing")] == pytest.approx([1, 0, 1])
+    assert [values(context)[name] for name in ("mass", "mass/makeup", "pointing")] == pytest.approx([0, 1, 0])
+    assert region.settings["attribution"] == method
+    assert list(region.scores) == list(ask(Detectors((8.0, 0.0)), all_versions(), checks=CHECKS).scores)
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "lrp"])
+def test_by_detectors_mass_is_each_parts_share_of_the_evidence(method):
+    found = values(by_captum(method, Detectors((6.0, 4.0)), all_versions(jitter=False)))
+    shares = [6 * LIPSTICK / (6 * LIPSTICK + 4 * blue) for blue in (LID, MAKEUP)]
+    assert found["mass"] == pytest.approx(sum(shares) / 2, abs=1e-5)
+    assert found["mass/makeup"] == pytest.approx(1 - found["mass"], abs=1e-5)
+
+
+def test_integrated_gradients_are_of_the_change_from_the_mean_colour():
+    probe, masses = all_versions(jitter=False), []
+    for index, (_, lipstick, makeup) in enumerate(probe.rows):
+        red, blue = (probe.image(index)[channel].float().mean() for channel in (0, 2))
+        lips, lid = LIPSTICK if lipstick else LIPS, MAKEUP if makeup else LID
+        evidence = torch.stack([6 * (lips - red), 4 * (lid - blue)]) * (1 if lipstick else -1)
+        positive = evidence.clamp(min=0)
+        masses.append(positive[0] / positive.sum())
+    result = by_captum("integrated_gradients", Detectors((6.0, 4.0)), probe)
+    assert result.scores["mass"].count == 48
+    assert values(result)["mass"] == pytest.approx(float(torch.stack(masses).mean()), abs=1e-4)
+
+
+class Grey(TinyFaces):
+    normalize = ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+
+
+@pytest.mark.parametrize("method", BY_CAPTUM)
+def test_two_classes_named_outputs_and_normalisation_change_nothing(method):
+    one = values(by_captum(method, Detectors((6.0, 4.0)), biased()))
+    two = by_captum(method, Detectors((-3.0, -2.0), (3.0, 2.0)), biased())
+    assert values(two) == pytest.approx(one, abs=1e-5)
+    named = by_captum(method, Detectors((1.0, 9.0), (6.0, 4.0)), biased(), outputs=["makeup", "lipstick"])
+    assert values(named) == pytest.approx(one, abs=1e-5)
+    mean, std = (torch.tensor(part)[:, None, None] for part in Grey.normalize)
+
+    class Undo(Detectors):
+        def forward(self, x):
+            return super().forward(x * std + mean)
+
+    assert values(by_captum(method, Undo((6.0, 4.0)), biased(kind=Grey))) == pytest.approx(one, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", BY_CAPTUM)
+def test_true_class_of_three_is_what_is_attributed(method):
+    """The class of each image by its number modulo three: each by another weight of the two parts."""
+    probe = biased(12, known=["kind", "makeup"])
+    model = Detectors((6.0, 0.0), (0.0, 6.0), (-6.0, -6.0))
+    result = by_captum(method, model, probe, question=("kind", "mouth", {"makeup": "lids"}), examples=12)
+    for example in result.examples:
+        logits = model(probe.image(example.index)[None] / 255)[0].detach().requires_grad_()
+        k = example.label
+        (slope,) = torch.autograd.grad(logits[k] - logits[torch.arange(3) != k].logsumexp(0), logits)
+        red, blue = (slope @ torch.tensor([[6.0, 0], [0, 6], [-6, -6]])).sign()
+        if method != "integrated_gradients":
+            # Activations are positive, so that the signs are those of the slopes.
+            assert torch.tensor(example.heat)[MOUTH].sum().sign() == red
+            assert torch.tensor(example.heat)[LIDS].sum().sign() == blue
+
+
+@settings(max_examples=4, deadline=None)
+@given(st.integers(1, 50), st.sampled_from(BY_CAPTUM))
+def test_batch_size_does_not_matter(batch_size, method):
+    probe, model = biased(20, without_mouth=[3]), Detectors((6.0, 4.0))
+    one, other = (by_captum(method, model, probe, batch_size=size) for size in (16, batch_size))
+    assert values(one) == pytest.approx(values(other), abs=1e-5)
+    assert one.scores["mass"].count == other.scores["mass"].count
+
+
+@pytest.mark.parametrize("method", BY_CAPTUM)
+def test_pictures_show_the_same_heat(method):
+    (example,) = by_captum(method, Detectors((8.0, 0.0)), examples=1).examples
+    (other,) = ask(Detectors((8.0, 0.0)), all_versions(), checks=["groups"], examples=1).examples
+    inside = example.heat[MOUTH.numpy()]
+    assert abs(inside).sum() > 0.99 * abs(example.heat).sum()
+    assert (example.heat == pytest.approx(other.heat, abs=1e-5)) == (method != "integrated_gradients")
+
+
+def test_unknown_attribution_is_named():
+    with pytest.raises(DatasetError, match="unknown attribution 'gradcam'; did you mean 'grad_cam'"):
+        make_diagnoser(biased(), attribution="gradcam")
+
+
+def test_layers_that_lrp_does_not_know_are_named_before_the_first_epoch():
+    diagnoser, model = make_diagnoser(biased(), checks=CHECKS, attribution="lrp"), Detectors((6.0, 4.0))
+    model.flatten = nn.Sequential(nn.Flatten(), nn.SiLU())
+    with pytest.raises(LayerError, match=r"no rule for 'flatten.1' \(SiLU\) after layer 'layer'"):
+        diagnoser.describe(model)
+    with pytest.raises(LayerError, match="after layer 'layer' without a layer, such as a sum or a mean"):
+        diagnoser.describe(Additive(6, 4))
+
+
+@pytest.mark.parametrize("method", BY_CAPTUM)
+def test_without_captum_the_extra_is_named_at_once(method, monkeypatch):
+    hide(monkeypatch, ["captum"])
+    with pytest.raises(MissingExtraError, match=r"captum is not installed; run: pip install 'lightning-interp\[attr"):
+        make_diagnoser(biased(), attribution=method)
+    make_diagnoser(biased())
