@@ -4,8 +4,8 @@ BIN := .venv/bin
 
 .PHONY: demo test lint bench
 
-demo: .venv/ready-all  ## train a small CNN on rendered faces and watch its units turn into detectors
-	$(BIN)/python -m recipes.rendered_faces.train
+demo: .venv/ready-all  ## train on biased faces, see what the network looks at, repair it, compare
+	$(BIN)/python -m recipes.lipstick.train
 
 test: .venv/ready-dev
 	$(BIN)/python -m pytest -ra --durations=10 --cov --cov-report=term:skip-covered

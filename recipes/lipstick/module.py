@@ -1,5 +1,7 @@
 """Rendered faces whose make-up goes with lipstick, and the network of the other recipe to learn from them."""
 
+from functools import cached_property
+
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
@@ -52,17 +54,16 @@ class LipstickFaces(LightningDataModule):
         groups = torch.stack([values[TARGET], values[CONTEXT]], dim=1).long()
         sampler = GroupBalancedSampler(groups) if self.hparams["balanced"] else None
         size = self.hparams["batch_size"]
-        data = with_masks(self.train)
-        return DataLoader(data, batch_size=size, shuffle=sampler is None, sampler=sampler, drop_last=True)
+        return DataLoader(self.tensors, batch_size=size, shuffle=sampler is None, sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(self.biased.classification(ATTRIBUTES), batch_size=self.hparams["batch_size"])
 
-
-def with_masks(faces: RenderedFaces) -> TensorDataset:
-    """Images, attributes, and masks of mouth and eyes, made once for all epochs."""
-    images, attributes = zip(*faces.classification(ATTRIBUTES), strict=True)
-    regions = PartRegions(faces, [REGION, PLACE])
-    masks = [regions(faces[index]) for index in range(len(faces))]
-    columns = [images, attributes, *([mask[name] for mask in masks] for name in (REGION, PLACE))]
-    return TensorDataset(*(torch.stack(list(column)) for column in columns))
+    @cached_property
+    def tensors(self) -> TensorDataset:
+        """Images, attributes, and masks of mouth and eyes: rendered once for all epochs and trainings."""
+        images, attributes = zip(*self.train.classification(ATTRIBUTES), strict=True)
+        regions = PartRegions(self.train, [REGION, PLACE])
+        masks = [regions(self.train[index]) for index in range(len(self.train))]
+        columns = [images, attributes, *([mask[name] for mask in masks] for name in (REGION, PLACE))]
+        return TensorDataset(*(torch.stack(list(column)) for column in columns))

@@ -1,7 +1,6 @@
-"""Is it the lipstick, or the make-up? Train on biased faces, see the shortcut, repair it, compare."""
+"""Is it the lipstick, or the make-up? Train on biased faces, see the shortcut, repair it, compare: `make demo`."""
 
 import argparse
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,24 +9,41 @@ from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
 
-from lightning_interp import ContextBias, Every, RenderedFaces, RightReasons, diagnose
+from lightning_interp import ContextBias, Every, NetworkDissection, RenderedFaces, RightReasons, diagnose
 from lightning_interp.bias_results import Score
 from lightning_interp.losses import ContextRandomiser
-from lightning_interp.report.console import aligned
 from recipes.lipstick.module import CONTEXT, PLACE, REGION, TARGET, LipstickFaces, LipstickNet, lipstick_logits
+from recipes.lipstick.tell import Run, summary
 from recipes.rendered_faces.module import ATTRIBUTES
 
-REPAIRS = ("swap", "balance", "penalty")
+REPAIRS = {
+    "swap": "every face is shown with the eyes of another",
+    "balance": "lipstick and make-up are drawn in all four combinations equally often",
+    "penalty": "gradients outside the mouth are penalised",
+}
+LAYER = "features.3"
 
 
 def main(args: Sequence[str] | None = None) -> None:
     options = parse(args)
     start, used = time.perf_counter(), time.process_time()
-    columns = {"biased": run("biased", "", options), "repaired": run("repaired", options.repair, options)}
-    rows = [(row, *(number(column[row]) for column in columns.values())) for row in columns["biased"]]
-    print(f"\n{aligned([(TARGET, *columns), *rows])}")
-    print(f"\nTensorBoard: .venv/bin/tensorboard --logdir {options.runs} --samples_per_plugin images=200")
+    data = faces(options)
+    # The trainings share what is rendered, unless they draw from it differently.
+    other = faces(options, balanced=True) if options.repair == "balance" else data
+    together = f"{(1 + options.rho) / 2:.1%}"
+    print(
+        f"The biased run: {options.faces} faces; on {together} lipstick and make-up are both there or both not",
+        flush=True,
+    )
+    biased = run("biased", data, [], options)
+    print(f"\nThe repaired run: the same, but {REPAIRS[options.repair]}", flush=True)
+    repaired = run("repaired", other, repair(options.repair), options)
+    print(f"\n{summary(biased, repaired, options.runs)}")
     print(f"\nIn all: {time.perf_counter() - start:.0f} s, {time.process_time() - used:.0f} s of processor time")
+
+
+def faces(options: argparse.Namespace, balanced: bool = False) -> LipstickFaces:
+    return LipstickFaces(options.faces, max(options.faces // 4, 1), rho=options.rho, balanced=balanced)
 
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
@@ -35,18 +51,36 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repair", choices=REPAIRS, default="swap")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--faces", type=int, default=4000, help="faces to train on")
-    parser.add_argument("--probe-faces", type=int, default=256, help="faces to diagnose with")
+    parser.add_argument("--probe-faces", type=int, default=256, help="faces to probe with")
     parser.add_argument("--rho", type=float, default=0.95, help="correlation of lipstick and make-up in training")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the TensorBoard log")
     parser.add_argument("--accelerator", default="auto")
     return parser.parse_args(args)
 
 
-def run(name: str, means: str, options: argparse.Namespace) -> dict[str, float]:
-    """Train once, while the callback says what the score depends on, and give a column of the table."""
-    print(f"\nThe {name} run: {options.faces} faces, {TARGET} and {CONTEXT} correlated by {options.rho}", flush=True)
+def run(name: str, data: LipstickFaces, repairs: list[RightReasons], options: argparse.Namespace) -> Run:
+    """Train once, while the callbacks say what units detect and what the score depends on."""
     seed_everything(0)
-    data = LipstickFaces(options.faces, max(options.faces // 4, 1), rho=options.rho, balanced=means == "balance")
+    dissection, bias = watch(data, options)
+    trainer = Trainer(
+        accelerator=options.accelerator,
+        max_epochs=options.epochs,
+        logger=TensorBoardLogger(options.runs, name=f"lipstick_{name}"),
+        callbacks=[dissection, bias, *repairs],
+        log_every_n_steps=10,
+        enable_model_summary=False,
+    )
+    net = LipstickNet()
+    trainer.fit(net, data)
+    found = bias.result, dissection.result[LAYER]
+    return Run(name, Path(trainer.log_dir), *found, accuracies(net, data.biased), accuracies(net, data.unbiased))
+
+
+def watch(data: LipstickFaces, options: argparse.Namespace) -> tuple[NetworkDissection, ContextBias]:
+    schedule = Every(n_epochs=2, at_start=True)
+    # Quantile and threshold are those of the other recipe, for the same reason. Parts are asked for on unbiased faces.
+    probe = RenderedFaces(options.probe_faces)
+    dissection = NetworkDissection(probe, [LAYER], quantile=0.01, iou_threshold=0.1, schedule=schedule)
     # The faces to diagnose with are biased as those of the training: others are what one seldom has.
     bias = ContextBias(
         data.biased,
@@ -57,18 +91,9 @@ def run(name: str, means: str, options: argparse.Namespace) -> dict[str, float]:
         fills=("mean",),
         outputs=ATTRIBUTES,
         max_samples=options.probe_faces,
-        schedule=Every(n_epochs=2, at_start=True),
+        schedule=schedule,
     )
-    trainer = Trainer(
-        accelerator=options.accelerator,
-        max_epochs=options.epochs,
-        logger=TensorBoardLogger(options.runs, name=f"lipstick_{name}"),
-        callbacks=[bias, *repair(means)],
-        log_every_n_steps=10,
-    )
-    net = LipstickNet()
-    trainer.fit(net, data)
-    return column(net, data, bias.result.scores)
+    return dissection, bias
 
 
 def repair(means: str) -> list[RightReasons]:
@@ -80,26 +105,10 @@ def repair(means: str) -> list[RightReasons]:
     return [RightReasons(2, "binary", weight=0.1, logits=lipstick_logits)] if means == "penalty" else []
 
 
-def column(net: nn.Module, data: LipstickFaces, reliance: Mapping[str, Score]) -> dict[str, float]:
-    """Accuracies by split, and what the diagnostics found."""
-    biased, unbiased = accuracies(net, data.biased), accuracies(net, data.unbiased)
-    names = {"CRR": "crr", "SCR": "scr", "exact reliance": "exact_reliance", "cosine with make-up": "relation"}
-    return {
-        "accuracy, biased split": biased["accuracy"].value,
-        "accuracy, unbiased split": unbiased["accuracy"].value,
-        "worst group, unbiased split": unbiased[f"worst_group_accuracy/{CONTEXT}"].value,
-        **{title: reliance[f"{name}/{CONTEXT}"].value for title, name in names.items()},
-    }
-
-
 def accuracies(net: nn.Module, faces: RenderedFaces) -> Mapping[str, Score]:
     """Of all faces and of the worst group, without any intervention."""
     asked = {"checks": ("groups",), "outputs": ATTRIBUTES, "max_samples": len(faces), "examples": 0}
     return diagnose(net, faces, TARGET, REGION, {CONTEXT: PLACE}, **asked).scores
-
-
-def number(value: float) -> str:
-    return "no signal" if math.isnan(value) else f"{value:.3f}"
 
 
 if __name__ == "__main__":

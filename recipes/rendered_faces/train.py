@@ -1,4 +1,4 @@
-"""Train a small CNN on rendered faces and watch its units turn into detectors: `make demo`."""
+"""Train a small CNN on rendered faces and watch its units turn into detectors."""
 
 import argparse
 import time
