@@ -59,7 +59,8 @@ class Diagnoser:
             ``"gradient_x_activation"`` (:func:`~lightning_interp.probing.attribution.captum_heat`) need the extra
             ``attribution``.
         training: By attribute, its values in the training set, for what compares with that.
-        expected: Signs of relations that attributes ought to have, by pair; a pair not named is unrelated.
+        expected: Signs of relations that attributes ought to have, by pair; a pair not named is unrelated. Those named
+            with 0 set the level that unrelated pairs have in this network.
         max_samples: Use at most so many images, evenly spaced.
         batch_size: Images a forward pass.
         examples: Images in the picture.

@@ -50,7 +50,7 @@ def draw_examples(asked: Asked, view: View, *, heated: bool) -> tuple[Example, .
         pasted = paste(view.images, view.masks[region], donors, masks[region])
         versions.append((f"other {region}", pasted))
     logits = [view.score(images) for _, images in versions]
-    heat = target_heat(view).cpu().numpy() if heated else [None] * len(view.indices)
+    heat = target_heat(view, patterns=True).cpu().numpy() if heated else [None] * len(view.indices)
     return tuple(
         Example(
             index,

@@ -38,7 +38,7 @@ _RATIOS = {
 
 # Scores whose level depends on the images that count, so that it may be NaN in one epoch and not in the next.
 _ACCURACIES = ("accuracy", "balanced_accuracy", "worst_group_accuracy", "adjusted_accuracy", "accuracy_without_region")
-_CHANCES = (*_ACCURACIES, *MEASURES, "rrr", "slice_error", "slice_conflict")
+_CHANCES = (*_ACCURACIES, *MEASURES, "context_share", "rrr", "slice_error", "slice_conflict")
 
 
 class ContextBias(ProbeCallback[BiasResult]):
@@ -85,7 +85,8 @@ class ContextBias(ProbeCallback[BiasResult]):
             (:func:`~lightning_interp.probing.attribution.captum_heat`). To compare some, use as many callbacks, each
             with a ``name``.
         training: By attribute, its values in the training set, for adjusted accuracy and bias amplification.
-        expected: Signs of relations that attributes ought to have, by pair; a pair not named is unrelated.
+        expected: Signs of relations that attributes ought to have, by pair; a pair not named is unrelated. Those named
+            with 0 set the level that unrelated pairs have in this network.
         max_samples: Use at most so many images, evenly spaced.
         batch_size: Images a forward pass.
         examples: Images in the picture.

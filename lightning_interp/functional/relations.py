@@ -59,20 +59,23 @@ def inference_patterns(contribution: Tensor, share: float = 0.9) -> Tensor:
     return torch.zeros_like(taken).scatter(-1, unit, taken).view(contribution.shape)
 
 
-def context_share(heat: Tensor, masks: Tensor, dilation: int = 1) -> Tensor:
+def dilate(masks: Tensor, pixels: int) -> Tensor:
+    """``(B, H, W)`` bool masks grown by so many pixels, in a square."""
+    return F.max_pool2d(masks[:, None].double(), 2 * pixels + 1, stride=1, padding=pixels)[:, 0] > 0
+
+
+def context_share(heat: Tensor, masks: Tensor) -> Tensor:
     """Share of the absolute heat that lies outside the region.
 
     Args:
         heat: ``(B, K, h, w)``, signed (:func:`heat_map`); scaled bilinearly to the size of the masks.
-        masks: ``(B, H, W)`` bool, the region.
-        dilation: Pixels of the mask by which the region grows first, since heat bleeds over its edge.
+        masks: ``(B, H, W)`` bool, the region; grown a little (:func:`dilate`), since heat bleeds over its edge.
 
     Returns:
-        ``(B, K)`` float64 in [0, 1]; NaN where the region is empty or, dilated, covers the image, and where the heat is
-        zero or not finite.
+        ``(B, K)`` float64 in [0, 1]; NaN where the region is empty or covers the image, and where the heat is zero
+        or not finite.
     """
-    side = 2 * dilation + 1
-    region = F.max_pool2d(masks[:, None].double(), side, stride=1, padding=dilation) > 0
+    region = masks[:, None]
     size = F.interpolate(heat.double(), masks.shape[-2:], mode="bilinear", align_corners=False).abs()
     outside = (size * ~region).sum((2, 3)) / size.sum((2, 3))
     judged = region.any((2, 3)) & ~region.all((2, 3))
@@ -310,8 +313,3 @@ def average_precision(ranked: Sequence[Hashable], planted: Collection[Hashable])
     ranks = [rank for rank, item in enumerate(ranked, start=1) if item in planted]
     precisions = [hits / rank for hits, rank in enumerate(ranks, start=1)]
     return sum(precisions) / len(planted) if planted else math.nan
-
-
-def hits_at_k(ranked: Sequence[Hashable], planted: Collection[Hashable], k: int) -> float:
-    """Share of the planted items among the first k of a ranking; NaN if nothing is planted."""
-    return sum(item in planted for item in ranked[:k]) / len(planted) if planted else math.nan

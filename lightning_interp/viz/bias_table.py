@@ -39,6 +39,7 @@ _MEANING = {
     "pointing": "strongest evidence lies in the part",
     "attention_iou": "overlap of evidence and part",
     "enrichment": "mass over the part's share of area",
+    "context_share": "evidence that lies outside the region",
     "relation": "mean cosine of target and context",
     "relation_kl": "divergence from what it ought to be",
     "phi_excess": "answers correlate beyond the labels",

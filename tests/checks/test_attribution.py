@@ -79,11 +79,12 @@ def test_two_classes_and_named_outputs_say_the_same_as_one_output():
     assert values(ask(two, biased(), checks=CHECKS, **named)) == pytest.approx(one, abs=1e-6, nan_ok=True)
 
 
-def test_contributions_of_a_head_without_bias_sum_to_the_score():
+def test_inference_patterns_of_a_head_without_bias_sum_to_nine_tenths_of_the_score():
+    """All contributions would be the score; those of the fewest units that hold nine tenths are just above that."""
     diagnoser, model = make_diagnoser(all_versions(), checks=CHECKS, examples=6), Additive(6, 4, centred=False)
     diagnoser.describe(model)
     for example in diagnoser(model).examples:
-        assert float(example.heat.sum()) == pytest.approx(example.versions[0].logit, abs=1e-5)
+        assert 0.9 <= example.heat.sum() / example.versions[0].logit < 0.97
         assert example.heat.shape == (SIZE, SIZE)
 
 
@@ -199,7 +200,10 @@ def test_pictures_show_the_same_heat(method):
     (other,) = ask(Detectors((8.0, 0.0)), all_versions(), checks=["groups"], examples=1).examples
     inside = example.heat[MOUTH.numpy()]
     assert abs(inside).sum() > 0.99 * abs(example.heat).sum()
-    assert (example.heat == pytest.approx(other.heat, abs=1e-5)) == (method != "integrated_gradients")
+    # That one is of the inference patterns alone.
+    shown = other.heat != 0
+    same = example.heat[shown] == pytest.approx(other.heat[shown], abs=1e-5)
+    assert same == (method != "integrated_gradients")
 
 
 def test_unknown_attribution_is_named():
@@ -222,3 +226,29 @@ def test_without_captum_the_extra_is_named_at_once(method, monkeypatch):
     with pytest.raises(MissingExtraError, match=r"captum is not installed; run: pip install 'lightning-interp\[attr"):
         make_diagnoser(biased(), attribution=method)
     make_diagnoser(biased())
+
+
+@pytest.mark.parametrize(("region", "context"), [(6.0, 4.0), (6.0, -4.0), (8.0, 0.0)])
+def test_context_share_is_the_evidence_outside_for_and_against(region, context):
+    result = ask(Additive(region, context), all_versions(jitter=False), checks=CHECKS)
+    pairs = [(region * red, abs(context) * blue) for red in (LIPS, LIPSTICK) for blue in (LID, MAKEUP)]
+    expected = sum(outside / (inside + outside) for inside, outside in pairs) / 4
+    score = result.scores["context_share"]
+    assert score.value == pytest.approx(expected, abs=1e-5)
+    assert score.count == 48
+    # The mouth of 3 x 8 pixels grows by one on every side.
+    assert score.chance == pytest.approx(1 - 5 * 10 / SIZE**2)
+
+
+def test_context_share_leaves_out_images_without_the_region():
+    result = ask(Additive(6, 4), biased(without_mouth=[2, 5]), checks=CHECKS)
+    assert result.scores["context_share"].count == 38
+
+
+def test_picture_shows_the_inference_patterns_alone():
+    """The lids hold 4 % of the contributions: not among the fewest units that hold nine tenths."""
+    (example,) = ask(Additive(8, 0.3), biased(), examples=1, checks=CHECKS).examples
+    assert (example.heat[MOUTH.numpy()] != 0).mean() > 0.8
+    assert not example.heat[LIDS.numpy()].any()
+    (shared,) = ask(Additive(8, 8), biased(), examples=1, checks=CHECKS).examples
+    assert shared.heat[LIDS.numpy()].any()
