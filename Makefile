@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench
+.PHONY: demo test nightly lint bench
 
 demo: .venv/ready-all  ## train on biased faces, see what the network looks at, repair it, compare
 	$(BIN)/python -m recipes.lipstick.train
 
 test: .venv/ready-dev
 	$(BIN)/python -m pytest -ra --durations=10 --cov --cov-report=term:skip-covered
+
+nightly: .venv/ready-dev  ## the tests that train networks for half an hour
+	$(BIN)/python -m pytest -ra -m nightly
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check .

@@ -80,6 +80,9 @@ class Run(NamedTuple):
         return self.rate > 1e-4
 
 
+UNLEARNT = [Run(0.0, 0, rate=1e-5), Run(0.0, 0, rate=0.0)]
+
+
 def train(run: Run) -> Iterator[tuple[float, nn.Module]]:
     """The network before training, then after each half epoch, with the number of epochs."""
     data = RenderedFaces(run.faces, seed=1000 + run.seed, correlations={"makeup": run.rho}).classification(ATTRIBUTES)
@@ -262,7 +265,7 @@ def main() -> None:
     rhos = (0.0, 0.8) if options.early else options.rhos
     runs = [Run(rho, seed) for rho in rhos for seed in options.seeds]
     if not options.early:
-        runs += [Run(0.0, 0, rate=1e-5), Run(0.0, 0, rate=0.0)]
+        runs += UNLEARNT
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
         found = dict(zip(runs, pool.map(curve if options.early else answer, runs), strict=True))
     if options.json:
