@@ -54,9 +54,6 @@ def relevance(tail: Tail, maps: Tensor, module: nn.Module, gamma: float = GAMMA)
     layers = [layer for layer, _ in after.values() if not isinstance(layer, _SKIPPED)]
     with _as_they_were(layers):
         for layer in layers:
-            # What works in place would overwrite what the rules need.
-            if "inplace" in vars(layer):
-                vars(layer)["inplace"] = False
             vars(layer).pop("rule", None)
             if isinstance(layer, nn.Conv2d) and gamma:
                 layer.rule = rules.GammaRule(gamma)
