@@ -58,12 +58,12 @@ def trained(name, share, unbiased, intersections, chance=(0, 0)):
 
 def test_verdict_is_in_the_numbers():
     said = verdict(trained("biased", 0.94, 0.53, (0, 50)))
-    assert "94% of what decides its lipstick score is make-up, 6% is the mouth." in said
-    assert "Hiding the mouth changes the score by -6%, hiding the eyes by -94%." in said
+    assert "Its lipstick score depends to 94 % on make-up, to 6 % on the mouth." in said
+    assert "Hiding the mouth changes the score by -6 %, hiding the eyes by -94 %." in said
     # 50 of 150 pixels, and none by chance.
     assert said.endswith("Units of layer4 detect eyelid (0.33); IoU, by chance at most 0.00.")
     clean = verdict(trained("clean", 0.02, 0.98, (50, 25)))
-    assert "2% of what decides its lipstick score is make-up, 98% is the mouth." in clean
+    assert "Its lipstick score depends to 2 % on make-up, to 98 % on the mouth." in clean
     assert "detect lip (0.33) and eyelid (0.14);" in clean
 
 

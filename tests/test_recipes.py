@@ -14,7 +14,7 @@ from recipes.pretrained_photos import module as photos
 from recipes.rendered_faces import train
 from tests.helpers.quiet import LIGHTNING_NOISE
 
-# An epoch of one batch is shorter than the logging interval of the demo.
+# An epoch of one batch is shorter than the logging interval of the recipe.
 NOISE = (*LIGHTNING_NOISE, "ignore:The number of training batches")
 pytestmark = [pytest.mark.filterwarnings(noise) for noise in NOISE]
 
@@ -34,9 +34,9 @@ def write_photos(folder, count=6, size=32):
     return folder
 
 
-def test_demo_trains_and_tells(tmp_path, capsys, monkeypatch):
+def test_rendered_faces_trains_and_tells(tmp_path, capsys, monkeypatch):
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
-        monkeypatch.setenv(name, "0")  # put back afterwards, for the demo sets them
+        monkeypatch.setenv(name, "0")  # put back afterwards, for the recipe sets them
     train.main(f"--epochs 1 --faces 64 --probe-faces 16 --accelerator cpu --runs {tmp_path}".split())
     said = capsys.readouterr().out
     for name in train.LAYERS:

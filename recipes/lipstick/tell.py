@@ -76,11 +76,11 @@ def verdict(run: Run) -> str:
 def reliance(scores: Mapping[str, Score]) -> str:
     share = scores[f"exact_reliance/{CONTEXT}"].value
     if math.isnan(share):
-        return f"No signal: it does not know {TARGET} well enough to ask what that depends on."
+        return f"No signal: it does not know {TARGET} well enough to ask what its score depends on."
     mouth, eyes = -scores["e_region"].value, -scores[f"e_context/{CONTEXT}"].value
     return (
-        f"{share:.0%} of what decides its {TARGET} score is make-up, {1 - share:.0%} is the {REGION}. "
-        f"Hiding the {REGION} changes the score by {mouth:+.0%}, hiding the {PLACE} by {eyes:+.0%}."
+        f"Its {TARGET} score depends to {100 * share:.0f} % on make-up, to {100 - 100 * share:.0f} % on the {REGION}. "
+        f"Hiding the {REGION} changes the score by {100 * mouth:+.0f} %, hiding the {PLACE} by {100 * eyes:+.0f} %."
     )
 
 
