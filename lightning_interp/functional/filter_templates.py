@@ -1,0 +1,111 @@
+"""Templates of interpretable filters: one peak, and a slope around it that falls below zero.
+
+After Zhang, Wu, Zhu, "Interpretable Convolutional Neural Networks" (CVPR 2018), and the MATLAB code that its authors
+released, which differs. A template here has a peak of 1; the paper's factor tau, which belongs to its likelihood, would
+shrink what a forward mask lets through.
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Template = Literal["paper", "code"]
+Centre = Literal["argmax", "centroid"]
+
+_PAPER_BETA = 4.0
+# What the released code starts from; it then moves the slope of every filter within [1.5, 3].
+_CODE_W3 = 2.0
+
+
+def check_maps(x: Tensor) -> None:
+    """Refuse what is no batch of feature maps with room for a position.
+
+    Args:
+        x: ``(B, F, H, W)`` float, H W of at least 2.
+
+    Raises:
+        ValueError: If it is something else; the message names the shape.
+    """
+    if x.ndim != 4 or not x.numel() or not x.is_floating_point():
+        raise ValueError(f"expected feature maps (B, F, H, W) of floats, got {tuple(x.shape)} of {x.dtype}")
+    if x.shape[2] * x.shape[3] == 1:
+        raise ValueError(f"feature maps of shape {tuple(x.shape)} are 1 x 1: a filter has no position there")
+
+
+def in_float32(x: Tensor) -> Tensor:
+    """The same values in float32 at least: bfloat16 ties the maximum of a map, float16 overflows in sums."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def map_centres(x: Tensor, centre: Centre) -> tuple[Tensor, Tensor]:
+    """Where each map has its centre.
+
+    Args:
+        x: ``(B, F, H, W)`` float of at least 0.
+        centre: ``"argmax"`` (the paper): the first of the largest values, row by row. ``"centroid"`` (the code): the
+            centre of mass, rounded half up on each axis; the first cell for a map of zeros.
+
+    Returns:
+        Row and column from 0, each ``(B, F)`` of x's dtype; whole numbers, NaN for the centroid of a map with NaN.
+
+    Raises:
+        ValueError: If ``centre`` is unknown.
+    """
+    height, width = x.shape[2:]
+    if centre == "argmax":
+        first = x.flatten(2).argmax(dim=2)
+        return (first // width).to(x.dtype), (first % width).to(x.dtype)
+    if centre != "centroid":
+        raise ValueError(f"unknown centre={centre!r}; there are {', '.join(get_args(Centre))}")
+    # The code's own guard against maps of zeros.
+    mass = x.sum((2, 3)).clamp(min=1e-9)
+    row = (x.sum(3) * torch.arange(height, device=x.device)).sum(2) / mass
+    column = (x.sum(2) * torch.arange(width, device=x.device)).sum(2) / mass
+    return (row + 0.5).floor(), (column + 0.5).floor()
+
+
+def templates_at(row: Tensor, column: Tensor, size: tuple[int, int], template: Template) -> Tensor:
+    """``max(1 - slope . distance, -1)``, the distance being the sum over the two axes (L1).
+
+    ``"paper"``: slope beta / n with beta = 4 along an axis of n cells, printed for square maps. ``"code"``: 2 w3 / (n -
+    1) with w3 = 2, where the released code starts. It lays the n cells over [-1, 1], and takes the table of the rows
+    for the columns too; here each axis has its own, for either template.
+
+    Args:
+        row: ``(...)`` float, from 0.
+        column: ``(...)`` float, from 0.
+        size: ``(H, W)`` of the maps.
+        template: Which slope.
+
+    Returns:
+        ``(..., H, W)`` of the dtype of ``row``, in [-1, 1].
+
+    Raises:
+        ValueError: If ``template`` is unknown.
+    """
+    if template not in get_args(Template):
+        raise ValueError(f"unknown template={template!r}; there are {', '.join(get_args(Template))}")
+
+    def fall(at: Tensor, n: int) -> Tensor:
+        slope = _PAPER_BETA / n if template == "paper" else 2 * _CODE_W3 / max(n - 1, 1)
+        return slope * (torch.arange(n, dtype=at.dtype, device=at.device) - at[..., None]).abs()
+
+    height, width = size
+    return (1 - fall(row, height)[..., :, None] - fall(column, width)[..., None, :]).clamp(min=-1)
+
+
+def filter_templates(x: Tensor, template: Template = "code", centre: Centre = "argmax") -> Tensor:
+    """The template of each map, at the map's own centre; no gradient flows through it.
+
+    Args:
+        x: ``(B, F, H, W)`` float of at least 0.
+        template: See :func:`templates_at`.
+        centre: See :func:`map_centres`.
+
+    Returns:
+        ``(B, F, H, W)`` of x's dtype, in [-1, 1].
+    """
+    height, width = x.shape[2:]
+    row, column = map_centres(x.detach(), centre)
+    return templates_at(row, column, (height, width), template)
