@@ -25,7 +25,7 @@ Output = tuple[type[Artifact], Callable[[], Artifact]]
 Charts = dict[str, tuple[str, Sequence[str]]]
 
 _LOGGING = ("log", "log_dict")
-_SHARDED = {"FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"}
+SHARDED = {"FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"}
 
 
 class ProbeCallback(Callback, Generic[Result]):
@@ -110,7 +110,7 @@ class ProbeCallback(Callback, Generic[Result]):
             return
         if stage == "fit" and _is_first(trainer):
             self.reset()
-        kind = _base_names(trainer.strategy) & _SHARDED
+        kind = base_names(trainer.strategy) & SHARDED
         if kind:
             raise ProbeError(f"{self.name}: {kind.pop()} shards the weights; probing it is not supported")
         callbacks = list(trainer.callbacks)  # type: ignore[attr-defined]  # set by a connector
@@ -118,7 +118,7 @@ class ProbeCallback(Callback, Generic[Result]):
         twins = [c for c in self._together if c.name == self.name and c is not self]
         if twins:
             raise ProbeError(f"two callbacks are named '{self.name}'; give one of them another name=")
-        averaging = [c for c in callbacks if "WeightAveraging" in _base_names(c)]
+        averaging = [c for c in callbacks if "WeightAveraging" in base_names(c)]
         if averaging and self in callbacks and callbacks.index(self) > callbacks.index(averaging[0]):
             rank_zero_warn(
                 f"{self.name}: listed after {type(averaging[0]).__name__}, so it probes the raw weights while "
@@ -276,14 +276,14 @@ def _validates(trainer: Trainer) -> bool:
     return trainer.enable_validation and not empty
 
 
-def _base_names(thing: object) -> set[str]:
+def base_names(thing: object) -> set[str]:
     """Class names along the base classes: the same class may come from either of Lightning's two packages."""
     return {base.__name__ for base in type(thing).__mro__}
 
 
 def _monitors(callback: object, prefix: str) -> bool:
     monitored = str(getattr(callback, "monitor", "") or "")
-    return "EarlyStopping" in _base_names(callback) and monitored.startswith(prefix)
+    return "EarlyStopping" in base_names(callback) and monitored.startswith(prefix)
 
 
 def _forward(trainer: Trainer, pl_module: LightningModule) -> Callable[[Tensor], Any]:
@@ -300,7 +300,7 @@ def _forward(trainer: Trainer, pl_module: LightningModule) -> Callable[[Tensor],
 @contextmanager
 def _quiet(pl_module: LightningModule) -> Iterator[None]:
     """Keep a ``forward`` that logs from logging the probe's images as if they were the user's."""
-    modules = [m for m in pl_module.modules() if "LightningModule" in _base_names(m)]
+    modules = [m for m in pl_module.modules() if "LightningModule" in base_names(m)]
     kept = [(m, {name: m.__dict__[name] for name in _LOGGING if name in m.__dict__}) for m in modules]
     try:
         for module in modules:

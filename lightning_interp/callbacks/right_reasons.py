@@ -1,7 +1,6 @@
 """Training that is held to the region that should matter."""
 
-import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from lightning_interp._lightning import Callback, LightningModule, Trainer
-from lightning_interp.callbacks.base import _SHARDED, _base_names
+from lightning_interp._lightning import LightningModule, Trainer
+from lightning_interp.callbacks.loss_term import LossTerm, add_to_loss
 from lightning_interp.errors import LayerError, ProbeError
 from lightning_interp.functional.fills import check_masks
 from lightning_interp.losses.context import ContextRandomiser
@@ -33,7 +32,7 @@ class _Pass:
     calls: int = 0
 
 
-class RightReasons(Callback):
+class RightReasons(LossTerm):
     """Repairs a shortcut while training, without a change to the user's module.
 
     Two means, each with a weight that may grow over the epochs (:class:`~lightning_interp.losses.ramp.Ramp`):
@@ -76,6 +75,9 @@ class RightReasons(Callback):
             logits do not fit ``task``.
     """
 
+    title = _NAME
+    by_hand = "RightReasonsLoss and ContextRandomiser"
+
     def __init__(
         self,
         region: Place,
@@ -92,57 +94,23 @@ class RightReasons(Callback):
         self.region, self.context, self.randomiser = region, context, randomiser
         self.layer, self.logits, self.seed = layer, logits, seed
         self._batch = 0
-        self._undo: Callable[[], None] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work."""
-        if stage != "fit":
-            return
-        if not pl_module.automatic_optimization:
-            raise ProbeError(
-                f"{_NAME}: with manual optimisation, training_step returns no loss to add to; call RightReasonsLoss "
-                "and ContextRandomiser of lightning_interp.losses in training_step"
-            )
-        if kind := _base_names(trainer.strategy) & _SHARDED:
-            raise ProbeError(f"{_NAME}: {kind.pop()} shards the weights; differentiating twice is not supported there")
+        super().setup(trainer, pl_module, stage)
         callbacks = list(trainer.callbacks)  # type: ignore[attr-defined]  # set by a connector
-        if any(isinstance(c, RightReasons) and c is not self for c in callbacks):
-            raise ProbeError(f"{_NAME}: only one such callback can wrap a training step; add RightReasonsLoss by hand")
-        self._watched(pl_module)
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Wrap the training step; not earlier, for weight averaging copies the module while it is set up."""
-        step = pl_module.training_step
-        had_own = "training_step" in vars(pl_module)
-
-        @functools.wraps(step)
-        def training_step(batch: Any, *args: Any, **kwargs: Any) -> Any:
-            return self._step(trainer, pl_module, functools.partial(step, batch, *args, **kwargs), batch)
-
-        def undo() -> None:
-            if had_own:
-                pl_module.training_step = step  # type: ignore[method-assign]
-            else:
-                del pl_module.training_step
-
-        pl_module.training_step = training_step  # type: ignore[method-assign]
-        self._undo = undo
+        if stage == "fit" and any(isinstance(c, RightReasons) and c is not self for c in callbacks):
+            raise ProbeError(
+                f"{self.title}: only one such callback can wrap a training step; add RightReasonsLoss by hand"
+            )
+        if stage == "fit":
+            self._watched(pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Note which batch it is, for the random numbers."""
         self._batch = batch_idx
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the module its own training step back."""
-        if self._undo is not None:
-            self._undo()
-            self._undo = None
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """As at teardown, which Lightning leaves out after an exception."""
-        self.teardown(trainer, pl_module, "fit")
-
-    def _step(self, trainer: Trainer, pl_module: LightningModule, step: Callable[[], Any], batch: Any) -> Any:
+    def around(self, trainer: Trainer, pl_module: LightningModule, step: Callable[[], Any], batch: Any) -> Any:
         """The user's step on randomised images, and the penalty on top of its loss."""
         region = _read(batch, self.region, "region")
         with self._watch(pl_module, self._prepare(trainer, batch, region)) as seen:
@@ -161,7 +129,7 @@ class RightReasons(Callback):
             logits = seen.output if self.logits is None else self.logits(seen.output)
             penalty = self.loss.penalty(logits, seen.images, region)
             scalars["penalty"] = penalty.detach()
-            output = _add(output, weight * penalty)
+            output = add_to_loss(output, weight * penalty)
         if not trainer.barebones:
             tags = {f"{_NAME}/{name}": value for name, value in scalars.items()}
             pl_module.log_dict(tags, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(region))
@@ -231,10 +199,3 @@ def _read(batch: Any, place: Place, name: str) -> Tensor:
     if not isinstance(masks, Tensor):
         raise ValueError(f"{_NAME}: {name} must be a bool tensor (B, H, W), not {type(masks).__name__}")
     return masks
-
-
-def _add(output: Any, penalty: Tensor) -> Any:
-    """What a training step returned, with the penalty added to its loss."""
-    if isinstance(output, Mapping):
-        return {**output, "loss": output["loss"] + penalty}
-    return output + penalty
