@@ -1,7 +1,5 @@
 """MATLAB files of both formats give the same plain values; what cannot be read is named."""
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -9,6 +7,7 @@ from lightning_interp import _extras
 from lightning_interp.data import matlab
 from lightning_interp.data.matlab import read_matlab, records
 from lightning_interp.errors import DatasetError, MissingExtraError
+from tests.helpers.absent import hide
 
 PARTS = {"center": np.array([[1.0, 2.0], [3.0, 4.0]]), "none": np.zeros((0, 0)), "ID": 7.0}
 
@@ -54,8 +53,7 @@ def test_missing_files_and_damaged_files_are_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("content", "library"), [(b"MATLAB 5.0", "scipy"), (b"MATLAB 7.3 MAT-file", "h5py")])
 def test_the_library_that_is_missing_is_named(tmp_path, monkeypatch, content, library):
     (tmp_path / "a.mat").write_bytes(content)
-    monkeypatch.delitem(sys.modules, "scipy.io", raising=False)
-    monkeypatch.setitem(sys.modules, library, None)
+    hide(monkeypatch, {library})
     monkeypatch.setitem(_extras._EXTRA_OF, library, "matlab")
     with pytest.raises(MissingExtraError, match=library):
         read_matlab(tmp_path / "a.mat", "anno")
