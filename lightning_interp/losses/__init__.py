@@ -1,7 +1,33 @@
-"""What repairs a biased training: the right-reasons penalty, and contexts that no longer go with the label."""
+"""What makes a training's network better: right reasons, contexts that do not go with the label, filters of parts."""
 
+from lightning_interp.functional.filter_losses import FilterLoss, label_conditioned
+from lightning_interp.functional.group_correlation import group_correlation
+from lightning_interp.functional.mutual_information import mutual_information
+from lightning_interp.functional.reduction import Reduction
+from lightning_interp.functional.spatial_compactness import spatial_compactness
+from lightning_interp.losses.class_specific_gate import ClassSpecificGate
 from lightning_interp.losses.context import ContextRandomiser
+from lightning_interp.losses.filter_assignment import FilterAssignment
+from lightning_interp.losses.filter_loss import LabelConditionedLoss
+from lightning_interp.losses.interpretable_mask import InterpretableMask, insert_mask
 from lightning_interp.losses.ramp import Ramp
 from lightning_interp.losses.right_reasons import RightReasonsLoss, class_log_probs, right_reasons_penalty
 
-__all__ = ["ContextRandomiser", "Ramp", "RightReasonsLoss", "class_log_probs", "right_reasons_penalty"]
+__all__ = [
+    "ClassSpecificGate",
+    "ContextRandomiser",
+    "FilterAssignment",
+    "FilterLoss",
+    "InterpretableMask",
+    "LabelConditionedLoss",
+    "Ramp",
+    "Reduction",
+    "RightReasonsLoss",
+    "class_log_probs",
+    "group_correlation",
+    "insert_mask",
+    "label_conditioned",
+    "mutual_information",
+    "right_reasons_penalty",
+    "spatial_compactness",
+]

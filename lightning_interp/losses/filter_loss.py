@@ -1,0 +1,49 @@
+"""The label-conditioned filter loss with its own assignment of filters to classes."""
+
+from torch import Tensor, nn
+
+from lightning_interp.functional.filter_losses import FilterLoss, label_conditioned
+from lightning_interp.functional.filter_templates import Centre, Template
+from lightning_interp.functional.reduction import LOCAL, Reduction
+from lightning_interp.losses.filter_assignment import FilterAssignment
+
+
+class LabelConditionedLoss(nn.Module):
+    """:func:`~lightning_interp.functional.filter_losses.label_conditioned` of one layer, to be added to a loss by hand.
+
+    In a training step, with automatic or manual optimisation::
+
+        maps = self.backbone(images).relu()
+        loss = cross_entropy(self.head(maps), y) + 1e-2 * self.filter_loss(maps, y).loss
+
+    and, once an epoch, ``self.filter_loss.assignment.reassign()``. In training it first adds the batch to the
+    statistics of the assignment, whose shares of the classes weigh positive against negative images.
+
+    Args:
+        num_filters: F, channels of the layer.
+        num_classes: K; 1 for images of one class against all others, with labels ``(B, 1)`` bool.
+        template: See :func:`~lightning_interp.functional.filter_templates.templates_at`.
+        centre: See :func:`~lightning_interp.functional.filter_templates.map_centres`.
+    """
+
+    def __init__(
+        self, num_filters: int, num_classes: int, template: Template = "code", centre: Centre = "argmax"
+    ) -> None:
+        super().__init__()
+        self.assignment = FilterAssignment(num_filters, num_classes)
+        self.template: Template = template
+        self.centre: Centre = centre
+
+    def forward(self, x: Tensor, labels: Tensor, reduction: Reduction = LOCAL) -> FilterLoss:
+        """Loss, without weight, and diagnostics.
+
+        Args:
+            x: ``(B, F, H, W)`` float of at least 0: after a ReLU.
+            labels: ``(B,)`` int64 in [0, K), or ``(B, K)`` bool.
+            reduction: Over the processes that train.
+        """
+        assignment = self.assignment
+        assignment.update(x, labels, reduction)
+        # With one label the released code weighs both sides alike.
+        density = assignment.density if assignment.num_classes > 1 else None
+        return label_conditioned(x, labels, assignment.assignment, density, self.template, self.centre, reduction)

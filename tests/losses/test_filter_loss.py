@@ -1,0 +1,67 @@
+import torch
+from torch import nn
+
+from lightning_interp.functional.filter_losses import label_conditioned
+from lightning_interp.losses.filter_loss import LabelConditionedLoss
+from tests.functional.test_filter_losses import Ranks, sparse_maps
+
+LABELS = torch.tensor([0, 1, 1, 2, 1, 2])
+
+
+def test_statistics_then_loss():
+    x = sparse_maps(6, 5, 3, 3, dtype=torch.float32)
+    module = LabelConditionedLoss(5, 3, "paper", "centroid")
+    found = module(x, LABELS)
+    density = torch.tensor([1, 3, 2]) / 6
+    expected = label_conditioned(x, LABELS, torch.tensor([0, 1, 2, 0, 1]), density, "paper", "centroid")
+    assert found.loss == expected.loss
+    assert found.loss != label_conditioned(x, LABELS, torch.tensor([0, 1, 2, 0, 1]), density).loss
+    torch.testing.assert_close(module.assignment.mean_peak[0], x[0].amax((1, 2)))
+
+
+def test_one_label_weighs_both_sides_alike():
+    x, member = sparse_maps(6, 2, 3, 3, dtype=torch.float32), (LABELS == 0)[:, None]
+    found = LabelConditionedLoss(2, 1)(x, member)
+    assert found.loss == label_conditioned(x, member, torch.tensor([0, 0])).loss
+
+
+def test_processes_stay_together_over_steps():
+    """Also where a process never sees a class: two of them, half of the batch each."""
+    x, labels = sparse_maps(8, 6, 3, 3, dtype=torch.float32), torch.tensor([0, 0, 1, 1, 2, 2, 2, 2])
+
+    def train(x, labels, reduction):
+        module = LabelConditionedLoss(6, 3)
+        losses = []
+        for step in range(3):
+            losses.append(module(x * (1 + step), labels, reduction).loss)
+            module.assignment.reassign()
+        return torch.stack(losses), module.state_dict()
+
+    whole, state = train(x, labels, Ranks(1).reduction(0))
+    parts = Ranks(2).run(train, x.chunk(2), labels.chunk(2))
+    torch.testing.assert_close((parts[0][0] + parts[1][0]) / 2, whole, rtol=1e-6, atol=1e-7)
+    for _, found in parts:
+        torch.testing.assert_close(found, state)
+
+
+def test_descent_makes_filters_of_their_class_and_of_one_place():
+    """Free maps, with the loss alone: mass gathers around the template's centre, and leaves the other classes."""
+    labels, module = torch.arange(12) % 2, LabelConditionedLoss(4, 2)
+    x = nn.Parameter(sparse_maps(12, 4, 6, 6, dtype=torch.float32))
+    member = labels[:, None] == module.assignment.assignment
+
+    def shares():
+        maps = x.detach()
+        mass, around = maps.sum((2, 3)), maps.flatten(2).topk(13).values.sum(2)
+        return (mass * member).sum() / mass.sum(), (around / mass)[member].mean()
+
+    before = shares()
+    optimizer = torch.optim.SGD([x], lr=20.0)
+    for _ in range(50):
+        optimizer.zero_grad()
+        module(x.relu(), labels).loss.backward()
+        optimizer.step()
+        x.data.clamp_(min=0)
+    after = shares()
+    assert after[0] > 0.9 > 0.6 > before[0]
+    assert after[1] > 0.99 > 0.95 > before[1]
