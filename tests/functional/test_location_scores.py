@@ -1,6 +1,8 @@
 """Scores of whole layers: against loops, against planted filters, with one category and with several."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from tests.reference.part_location import location_row
 
 NAN = math.nan
 GRID = Grid(Axis(4, 60, 5.0, 14.0), Axis(6, 80, 3.0, 13.0))
+ANIMAL_PART = Path(__file__).parents[3] / "shared" / "data" / "animal_part" / "annotations.json"
 MEASURES = ("filter", "centre", "best_constant", "oracle", "correlation", "r2")
 
 
@@ -223,3 +226,28 @@ def test_inputs_that_do_not_fit_are_refused():
         location_scores(peaks, landmarks[1:], GRID)
     with pytest.raises(ValueError, match=r"a peak at cell 23 of 2 x 2"):
         location_scores(peaks, landmarks, Grid(Axis.cells(2, 60), Axis.cells(2, 80)))
+
+
+@pytest.mark.skipif(not ANIMAL_PART.exists(), reason="needs the annotations of Animal-Part")
+@pytest.mark.parametrize(("name", "constant"), [("bird", 0.060), ("dog", 0.055), ("horse", 0.047), ("cat", 0.077)])
+def test_constant_centre_on_animal_parts(name, constant):
+    """Known figures of a filter that sees nothing, on all objects of a category warped to 224 pixels."""
+    table = json.loads(ANIMAL_PART.read_text())
+    wanted = next(category["id"] for category in table["categories"] if category["name"] == name)
+    images = {image["id"]: image for image in table["images"] if image["category_id"] == wanted}
+    place = {number: row for row, number in enumerate(images)}
+    landmarks = torch.full((len(images), 2, 2), NAN, dtype=torch.float64)
+    for part in table["annotations"]:
+        if part["image_id"] in images:
+            size = [images[part["image_id"]][side] for side in ("width", "height")]
+            warped = [at * 224 / length - 0.5 for at, length in zip(part["landmark"], size, strict=True)]
+            landmarks[place[part["image_id"]], part["part_id"] - 1] = torch.tensor(warped, dtype=torch.float64)
+    middle = Peaks(torch.ones(len(images), 1), torch.zeros(len(images), 1, dtype=torch.int64))
+    # A single cell at the very centre: the filter, the best constant and the centre are then one.
+    grid = Grid(Axis(1, 224, 111.5, 224.0), Axis(1, 224, 111.5, 224.0))
+    figures = location_scores(middle, landmarks, grid).summary()
+    assert figures["centre"] == pytest.approx(constant, abs=0.0007)
+    assert [figures[name] for name in ("instability", "best_constant", "random")] == pytest.approx(
+        [figures["centre"]] * 3
+    )
+    assert (figures["correlation"], figures["r2"]) == (0.0, 0.0)
