@@ -1,8 +1,9 @@
-"""Where the receptive fields of a layer's values are centred, measured on the network itself."""
+"""The receptive fields of a layer's values: where they are and how large, measured on the network itself."""
 
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +21,38 @@ class _Reached(Exception):  # noqa: N818 - unwinds the forward pass, not an erro
     """The layer has run; the rest of the forward pass is not needed."""
 
 
-def receptive_axis(
-    module: nn.Module, layer: nn.Module, name: str, image_size: tuple[int, int], channels: int, axis: int
-) -> tuple[int, float]:
-    """Centre of the first value's receptive field, and the step between two, along one axis of the image.
+@dataclass(frozen=True)
+class ReceptiveField:
+    """The theoretical receptive fields of a layer along one axis of the image, all in pixels.
 
-    A value depends on an input pixel if it turns NaN when the pixel does. A receptive field that reaches over
-    the border shows only in part, so the field is measured in the middle of an image that is long along this
-    axis (by a whole number of steps, which keeps any size-dependent padding) and narrow along the other.
+    The value at position ``i`` of the map depends on the pixels ``start + i * stride`` up to, but not including,
+    ``start + i * stride + size``, as far as they are in the image.
+
+    Args:
+        start: First pixel of the first value's field; negative where padding lies in it.
+        size: Pixels of a field: from the first that a value depends on to the last (dilation leaves holes).
+        stride: Step between the fields of neighbouring values.
+    """
+
+    start: int
+    size: int
+    stride: int
+
+    @property
+    def centre(self) -> float:
+        """Centre of the first value's field, whole numbers being centres of pixels; half of one for an even size."""
+        return self.start + (self.size - 1) / 2
+
+
+def receptive_field(
+    module: nn.Module, layer: nn.Module, name: str, image_size: tuple[int, int], channels: int, axis: int
+) -> ReceptiveField:
+    """Theoretical receptive fields of a layer along one axis of the image, whatever lies between it and the image.
+
+    A value depends on an input pixel if it turns NaN when the pixel does, so kernels, dilation, pooling, padding and
+    branches need no rules of their own. A receptive field that reaches over the border shows only in part, so the
+    field is measured in the middle of an image that is long along this axis (by a whole number of steps, which keeps
+    any size-dependent padding) and narrow along the other.
 
     Args:
         module: The network, in eval mode, on any device.
@@ -37,13 +62,10 @@ def receptive_axis(
         channels: Channels of an image.
         axis: 0 for rows, 1 for columns.
 
-    Returns:
-        ``(first, step)`` in image pixels: the centre is the middle pixel ``lo + size // 2`` of the field
-        ``[lo, lo + size)``, as NetDissect's ``upsample.composed_fieldmap`` has it.
-
     Raises:
-        LayerError: If the field covers the whole image however large (squeeze-and-excitation, attention...), or the
-            fields do not follow one another by whole pixels (after upsampling).
+        LayerError: If the field covers the whole image however large (squeeze-and-excitation, attention...), the
+            fields do not follow one another by whole pixels (after upsampling), or their size depends on that of the
+            image (after adaptive pooling).
     """
     probe = _AxisProbe(module, layer, channels, axis)
     size = image_size[axis] + _GROWTH
@@ -59,12 +81,33 @@ def receptive_axis(
                     f"the receptive fields of layer '{name}' do not follow one another by whole pixels; "
                     "use upsample='cell'"
                 )
-            return low + (high - low + 1) // 2 - middle * stride, float(stride)
+            # An adaptive pooling gives as many values of a larger image, each with a larger field.
+            if probe.count(size + stride) != count + 1:
+                raise LayerError(
+                    f"the receptive fields of layer '{name}' grow with the image (adaptive pooling?); "
+                    "use upsample='cell' or an earlier layer"
+                )
+            return ReceptiveField(low - middle * stride, high - low + 1, stride)
         size += _GROWTH * -(-size // _GROWTH)
     raise LayerError(
         f"layer '{name}' sees the whole image from every position, so its receptive field has no centre; "
         "use upsample='cell'"
     )
+
+
+def receptive_axis(
+    module: nn.Module, layer: nn.Module, name: str, image_size: tuple[int, int], channels: int, axis: int
+) -> tuple[int, float]:
+    """Centre of the first value's receptive field, and the step between two, along one axis of the image.
+
+    Args and errors are those of :func:`receptive_field`.
+
+    Returns:
+        ``(first, step)`` in image pixels: the centre is the middle pixel ``start + size // 2`` of the field, as
+        NetDissect's ``upsample.composed_fieldmap`` has it.
+    """
+    field = receptive_field(module, layer, name, image_size, channels, axis)
+    return field.start + field.size // 2, float(field.stride)
 
 
 class _AxisProbe:

@@ -6,7 +6,7 @@ from torch import nn
 
 from lightning_interp.dissect import _anchored, dissect
 from lightning_interp.errors import LayerError
-from lightning_interp.probing.receptive import receptive_axis
+from lightning_interp.probing.receptive import ReceptiveField, receptive_axis, receptive_field
 from lightning_interp.probing.session import probing
 from tests.helpers.probes import RandomProbe
 
@@ -154,17 +154,82 @@ def test_published_anchors(steps, length, expected):
     assert [first // 2 + i * step / 2 for i in range(length)] == expected
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("network", "layer", "steps"), [("resnet18", "layer4", RESNET18), ("vgg16", "features.29", VGG16)]
-)
-def test_anchors_of_the_real_networks(network, layer, steps):
-    net = getattr(torchvision.models, network)(weights=None)
-    assert axis_of(net, layer, (224, 224)) == expected_axis(steps)
-
-
 def test_anchors_of_caffenet_are_netdissects():
     # conv5 at 227 px on masks of 113: first centre 16 or 17, step 16; NetDissect has 8, 16, ..., 104.
     assert _anchored(13, 227, 113, 17, 16.0).anchors == tuple(range(8, 105, 8))
     # No whole reduction: in proportion.
     assert _anchored(4, 64, 48, 8, 16.0).anchors == (6.0, 18.0, 30.0, 42.0)
+
+
+def field_of(net, name, size=(224, 224), axis=0):
+    net = net.eval()
+    with probing(net):
+        return receptive_field(net, net.get_submodule(name), name, size, 3, axis)
+
+
+def expected_field(steps):
+    low, size, jump = 0, 1, 1
+    for kernel, stride, padding, dilation in steps:
+        low -= padding * jump
+        size += (kernel - 1) * dilation * jump
+        jump *= stride
+    return ReceptiveField(low, size, jump)
+
+
+@pytest.mark.parametrize("steps", STACKS)
+def test_sizes_by_hand(steps):
+    net = chain(steps)
+    for layer, (_, _, _, dilation) in zip(net, steps, strict=True):
+        layer.dilation = (dilation, dilation)
+    assert field_of(net, str(len(steps) - 1), (32, 32)) == expected_field(steps)
+
+
+def test_centres_of_even_and_odd_fields():
+    assert ReceptiveField(-1, 3, 1).centre == 0
+    assert ReceptiveField(-90, 196, 16).centre == 7.5
+
+
+def test_the_longest_branch_counts():
+    assert field_of(Residual(), "out", (32, 32)) == ReceptiveField(-1, 3, 2)
+
+
+# Expanded by: kernel 1, kernel 3 with the stride, kernel 1; repeats after the first have stride 1.
+MOBILENET_V2 = [(3, 2, 1, 1)] + [
+    (3, stride if first else 1, 1, 1)
+    for repeats, stride in ((1, 1), (2, 2), (3, 2), (4, 2), (3, 1), (3, 2), (1, 1))
+    for first in [True, *[False] * (repeats - 1)]
+]
+
+
+def test_published_sizes():
+    """VGG-16 conv5_3: 196 pixels every 16; ResNet-18's layer4: 435 every 32 (Araujo et al. 2019)."""
+    assert expected_field(VGG16) == ReceptiveField(-90, 196, 16)
+    assert (expected_field(RESNET18).size, expected_field(RESNET18).stride) == (435, 32)
+    assert field_of(chain(VGG16), "16") == ReceptiveField(-90, 196, 16)
+
+
+def test_a_real_network_with_inverted_residuals():
+    net = torchvision.models.mobilenet_v2(weights=None, width_mult=0.1)
+    found = field_of(net, "features.17.conv.3", (64, 64))
+    assert found == expected_field(MOBILENET_V2)
+    assert (found.size, found.stride) == (491, 32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("network", "layer", "steps"), [("resnet18", "layer4", RESNET18), ("vgg16", "features.28", VGG16)]
+)
+def test_fields_of_the_real_networks(network, layer, steps):
+    assert field_of(getattr(torchvision.models, network)(weights=None), layer) == expected_field(steps)
+
+
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d(7), nn.AdaptiveMaxPool2d(5)])
+def test_fields_that_grow_with_the_image_are_refused(pool):
+    net = nn.Sequential(nn.Conv2d(3, 2, 3, stride=2), pool)
+    with pytest.raises(LayerError, match=r"layer '1' grow with the image|do not follow one another"):
+        field_of(net, "1", (64, 64))
+
+
+def test_one_value_for_the_whole_image_has_no_field():
+    with pytest.raises(LayerError, match="sees the whole image"):
+        field_of(nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1)), "1", (32, 32))
