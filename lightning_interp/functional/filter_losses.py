@@ -87,9 +87,7 @@ def label_conditioned(
             slope = away - toward * templates
         loss = (slope * x).mean((2, 3)).sum() / len(x)
     count = found.images.sum()
-    return FilterLoss(
-        loss, found.images[0], found.largest == 0, found.peaks.sum() / count, found.negative.sum() / count
-    )
+    return FilterLoss(loss, found.images[0], found.peaks == 0, found.peaks.sum() / count, found.negative.sum() / count)
 
 
 def _positives(x: Tensor, labels: Tensor, assignment: Tensor) -> Tensor:
@@ -112,14 +110,12 @@ class _Weighed(NamedTuple):
     Attributes:
         weights: ``(2, B, F)``, u of the images of the filter's class and v of the others, each of mean 1 or all 0.
         images: ``(2, F)``, images of the filter's class, and others.
-        largest: ``(F,)``, largest activation.
         peaks: ``(F,)``, sum over images of a map's largest activation.
         negative: ``(F,)``, weights below 0.
     """
 
     weights: Tensor
     images: Tensor
-    largest: Tensor
     peaks: Tensor
     negative: Tensor
 
@@ -134,7 +130,6 @@ def _weigh(x: Tensor, templates: Tensor, positive: Tensor, reduction: Reduction,
     belonging = energy.where(member, -torch.inf)
     tops = reduction.max(torch.cat([peak.amax(0)[None], chance.amax(1), belonging.amax(1)]))
     largest, chance_top, top = tops[0], tops[1:3], tops[3:]
-    # Where it is 0 there is nothing to scale; not "> 0", which would make NaN a 1.
     scale = _ALPHA * (torch.ones_like(largest) if released else largest.where(largest != 0, 1.0))
 
     # All in units of alpha, and shifted by the maximum, for exp overflows.
@@ -149,9 +144,9 @@ def _weigh(x: Tensor, templates: Tensor, positive: Tensor, reduction: Reduction,
     negative = (member & (bracket < 0)).sum((0, 1))
     sums = reduction.sum(torch.stack([*raw.sum(1), *member.sum(1), negative, peak.sum(0)]))
     total, images = sums[:2], sums[2:4]
-    # "!= 0" keeps NaN: activations that are not finite must not end in a finite loss.
+    # Not "> 0": NaN on one process must be NaN on all.
     weights = (raw * (images / total)[:, None]).where((total != 0)[:, None], 0.0)
-    return _Weighed(weights, images, largest, sums[5], sums[4])
+    return _Weighed(weights, images, sums[5], sums[4])
 
 
 def _class_weights(images: Tensor, assignment: Tensor, density: Tensor | None) -> Tensor:

@@ -50,6 +50,7 @@ def test_the_centroid_is_rounded_half_up():
     assert [int(i) for i in map_centres(x, "centroid")] == [2, 2]
     assert [int(i) for i in map_centres(x, "argmax")] == [1, 2]
     assert matlab_centre(x[0, 0].numpy(), "centroid") == (3, 3)
+    assert [int(i) for i in map_centres(planted((5, 5), [(2, 1), (3, 0)], (1.0, 1.0)), "centroid")] == [3, 1]
 
 
 @pytest.mark.parametrize("centre", ["argmax", "centroid"])
