@@ -502,7 +502,7 @@ def test_slices_of_a_batch_change_nothing(monkeypatch, quantile_on, budget):
     options = {"quantile": 0.03, "quantile_on": quantile_on}
     whole = dissect(model, probe, ["2"], batch_size=4, **options)["2"]
     # Three images of 6 x 6 x 6 values at a time, so that slices and batches end at different places.
-    monkeypatch.setattr("lightning_interp.probing.layer_pass._VALUES_AT_A_TIME", 3 * 216)
+    monkeypatch.setattr("lightning_interp.probing.cell_pass._VALUES_AT_A_TIME", 3 * 216)
     sliced = dissect(model, probe, ["2"], batch_size=4, byte_budget=budget, **options)["2"]
     expected = dissect_dense(activations(model, model.get_submodule("2"), probe), probe, **options)
     for layer in (whole, sliced):

@@ -201,7 +201,7 @@ def load_result(folder: Path) -> DissectionResult:
 
 def _load_layer(folder: Path, data: Mapping[str, Any]) -> LayerDissection:
     # The file's name follows from the layer's; a path out of the document could lead anywhere.
-    arrays = _read_safetensors(folder / f"{slug(data['layer'])}.safetensors")
+    arrays = read_safetensors(folder / f"{slug(data['layer'])}.safetensors")
 
     def part(kind: type, name: str) -> Any:
         return kind(**{f.name: arrays[f"{name}.{f.name}"] for f in fields(kind)})
@@ -223,7 +223,13 @@ def _load_layer(folder: Path, data: Mapping[str, Any]) -> LayerDissection:
     )
 
 
-def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
+def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
+    """Read arrays by name.
+
+    Raises:
+        DatasetError: If the file is damaged.
+        MissingExtraError: If safetensors is not installed.
+    """
     library = require("safetensors")
     try:
         arrays: dict[str, NDArray[Any]] = require("safetensors.numpy").load_file(path)

@@ -8,23 +8,13 @@ import torch
 from torch import Tensor
 
 from lightning_interp.functional.dissection import active_pixels
-from lightning_interp.functional.quantile import Reduce
 from lightning_interp.functional.regions import RegionBatch
-from lightning_interp.functional.upsampling import Cells, Grid, hot_cells, upsample_cells
+from lightning_interp.functional.upsampling import Cells, Grid
 from lightning_interp.metrics.agreement import ConceptAgreement
-from lightning_interp.metrics.health import UnitHealth
 from lightning_interp.metrics.top_images import TopActivations
-from lightning_interp.metrics.top_values import TopValues
-from lightning_interp.metrics.values import computed
 from lightning_interp.options import DissectionOptions
+from lightning_interp.probing.cell_pass import CellPass, cell_chunks
 from lightning_interp.probing.layers import LayerInfo
-
-# Upsampled pixels, and values of maps, worked on at a time: enough to keep the cores busy, few enough to stay in
-# their caches.
-_PIXELS_AT_A_TIME = 2**19
-_VALUES_AT_A_TIME = 2**22
-# While fewer than m values are known, cells below the quantile at this many times the share are not kept.
-_GUESS_MARGIN = 8.0
 
 
 @dataclass(frozen=True)
@@ -35,11 +25,8 @@ class LabelledBatch:
     partner: tuple[RegionBatch, Tensor] | None
 
 
-class LayerPass:
-    """Streams a layer's maps once; holds what the final thresholds may still need, and no more.
-
-    The steps, in order: :meth:`update` for each batch; :meth:`settle` (collective); :meth:`tally` for each batch,
-    or, if the byte budget was passed, :meth:`tally_maps` in a second forward pass.
+class LayerPass(CellPass[LabelledBatch]):
+    """Counts a layer's active pixels against concepts and keeps each unit's top images.
 
     Args:
         info: Shape of the maps.
@@ -68,140 +55,29 @@ class LayerPass:
         device: torch.device,
         sync: Mapping[str, Any],
     ) -> None:
-        self.info, self.grid, self.options = info, grid, options
-        self.byte_budget, self.device = byte_budget, device
-        upsampled = options.quantile_on == "upsampled"
-        self.values_per_image = grid.rows.size * grid.columns.size if upsampled else info.height * info.width
-        self.values = TopValues(
-            info.units,
-            num_images * self.values_per_image,
-            options.quantile,
-            torch.float64 if upsampled else torch.float32,
-            device,
+        super().__init__(
+            info,
+            grid,
+            quantile=options.quantile,
+            quantile_on=options.quantile_on,
+            num_images=num_images,
+            byte_budget=byte_budget,
+            device=device,
+            sync=sync,
         )
-        self.health = UnitHealth(info.units, **sync).to(device)
         self.top = TopActivations(info.units, info.height, info.width, top_k, **sync).to(device)
         shape = (info.units, num_concepts, num_categories)
         self.agreement = ConceptAgreement(*shape, **sync).to(device)
         self.chance = ConceptAgreement(*shape, **sync).to(device)
-        self.thresholds = torch.empty(0)
-        self.overflowed = False
-        self._assumed = self.values.bound
-        self._cells: list[Cells] = []
-        self._bytes_after_prune = 0
 
-    def update(self, maps: Tensor, indices: Tensor) -> None:
-        """Take in the maps ``(n, U, h, w)`` of the images ``(n,)``.
-
-        Raises:
-            ValueError: If their shape is not the layer's.
-        """
-        expected = (self.info.units, self.info.height, self.info.width)
-        if tuple(maps.shape[1:]) != expected:
-            raise ValueError(f"layer '{self.info.name}' gave maps {tuple(maps.shape[1:])}, {expected} before")
-        parts = [
-            Cells(first + cells.image, *cells[1:])
-            for first, few in _slices(maps)
-            for cells in [self._take(few, indices[first : first + len(few)])]
-        ]
-        if not self.overflowed:
-            self._keep(Cells(*(torch.cat(field) for field in zip(*parts, strict=True))))
-
-    def _take(self, maps: Tensor, indices: Tensor) -> Cells:
-        """Take in a few maps; gives the cells that may still matter."""
-        peaks, low = maps.amax((2, 3)), maps.amin((2, 3))
-        self.health.update(maps, low, peaks)
-        self._set_aside_broken()
-        if not bool((peaks.isfinite() & low.isfinite()).all()):
-            maps = maps.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    def look(self, maps: Tensor, peaks: Tensor, indices: Tensor) -> None:
+        """Keep the top images."""
         self.top.update(maps, peaks, indices)
-        if self.options.quantile_on == "low":
-            self.values.update(maps.transpose(0, 1).flatten(1))
-            return hot_cells(maps, peaks, self._assume(), self.grid)
-        return self._take_upsampled(hot_cells(maps, peaks, self.values.bound, self.grid))
 
-    def _assume(self) -> Tensor:
-        """Bound for the cells to keep: proven, or at first guessed and checked in :meth:`settle`.
-
-        Until the m-th value has been seen nothing is proven, and to keep every cell of a large map would not do.
-        """
-        self._assumed = torch.maximum(self._assumed, self.values.guess(_GUESS_MARGIN))
-        return self._assumed
-
-    def _set_aside_broken(self) -> None:
-        """Units with a NaN or an infinity are not scored: nothing of theirs exceeds an infinite bound."""
-        self.values.bound[self.health.nonfinite > 0] = torch.inf
-
-    def _take_upsampled(self, cells: Cells) -> Cells:
-        """Feed the quantile with the upsampled values of the cells; return those that still matter after it."""
-        for chunk in _chunks(cells, self.grid):
-            values = upsample_cells(chunk, self.grid).values.flatten(1)
-            hot = values > self.values.bound[chunk.unit][:, None]
-            which, place = hot.nonzero(as_tuple=True)
-            unit, order = chunk.unit[which].sort(stable=True)
-            self.values.add(unit, values[which, place][order])
-        return cells.where(_reaches(cells, self._assume()))
-
-    def _keep(self, cells: Cells) -> None:
-        self._cells.append(Cells(cells.image.int(), cells.unit.int(), cells.place.int(), cells.corners))
-        if self._nbytes() > min(self.byte_budget, 2 * self._bytes_after_prune + 2**20):
-            self._cells = [kept.where(_reaches(kept, self._assumed)) for kept in self._cells]
-            self._bytes_after_prune = self._nbytes()
-            if self._bytes_after_prune > self.byte_budget:
-                self.overflowed, self._cells = True, []
-
-    def _nbytes(self) -> int:
-        return sum(kept.nbytes for kept in self._cells)
-
-    def settle(self, num_images: int, reduce_sum: Reduce, reduce_min: Reduce) -> None:
-        """Find the exact thresholds over the images of all processes; a collective call.
-
-        Args:
-            num_images: Images that were probed, on all processes together.
-            reduce_sum: Sums a tensor over the processes.
-            reduce_min: Takes its minimum.
-        """
-        self.nonfinite, self.constant = computed(self.health, (self.info.units,), (self.info.units,))
-        broken = (self.nonfinite > 0).to(self.device)
-        thresholds = self.values.threshold(num_images * self.values_per_image, reduce_sum, reduce_min)
-        self.thresholds = thresholds.masked_fill(broken, torch.nan)
-        if bool((self.thresholds < self._assumed).any()):
-            self.overflowed, self._cells = True, []
-
-    def tally(self, batch: int, labels: LabelledBatch) -> None:
-        """Count the active pixels of one batch taken in before."""
-        kept = self._cells[batch]
-        cells = Cells(kept.image.long(), kept.unit.long(), kept.place.long(), kept.corners)
-        self._count(cells.where(_reaches(cells, self.thresholds)), labels)
-
-    def tally_maps(self, maps: Tensor, labels: LabelledBatch) -> None:
-        """Count the active pixels of maps ``(n, U, h, w)`` seen again, now that the thresholds are known."""
-        for first, few in _slices(maps.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)):
-            cells = hot_cells(few, few.amax((2, 3)), self.thresholds, self.grid)
-            self._count(Cells(first + cells.image, *cells[1:]), labels)
-
-    def _count(self, cells: Cells, labels: LabelledBatch) -> None:
-        for chunk in _chunks(cells, self.grid):
+    def count(self, cells: Cells, labels: LabelledBatch) -> None:
+        """Count the active pixels of a batch, against its labels and those it is re-paired with."""
+        for chunk in cell_chunks(cells, self.grid):
             pixels = active_pixels(chunk, self.thresholds, self.grid)
             self.agreement.update(*pixels, *labels.own)
             if labels.partner is not None:
                 self.chance.update(*pixels, *labels.partner)
-
-
-def _slices(maps: Tensor) -> list[tuple[int, Tensor]]:
-    """The maps a few images at a time, each slice with its first row: what is computed on them takes several copies."""
-    size = max(1, _VALUES_AT_A_TIME // maps[0].numel())
-    return [(i * size, few) for i, few in enumerate(torch.split(maps, size))]
-
-
-def _reaches(cells: Cells, bound: Tensor) -> Tensor:
-    """``(M,)`` bool, cells with a corner above the bound of their unit; never for a NaN bound."""
-    return cells.corners.amax(1) > bound[cells.unit.long()]
-
-
-def _chunks(cells: Cells, grid: Grid) -> "list[Cells]":
-    """The cells in pieces of at most so many pixels."""
-    pixels = grid.rows.table[1].shape[1] * grid.columns.table[1].shape[1]
-    size = max(1, _PIXELS_AT_A_TIME // pixels)
-    parts = [torch.split(part, size) for part in cells]
-    return [Cells(*chunk) for chunk in zip(*parts, strict=True)]
