@@ -116,40 +116,45 @@ class _AxisProbe:
     def __init__(self, module: nn.Module, layer: nn.Module, channels: int, axis: int) -> None:
         self.module, self.layer, self.channels, self.axis = module, layer, channels, axis
         self.device, self.dtype = module_device(module), module_dtype(module)
+        # Searches for neighbouring values take the same way but for its end.
+        self._known: dict[tuple[int, int, int], Tensor] = {}
 
     def count(self, size: int) -> int:
         """Values along the axis for an image of that size."""
-        return self._maps(size, torch.zeros(1, size, dtype=torch.bool)).shape[1]
+        return len(self._broken(size, 0, 0))
 
     def field(self, size: int, position: int) -> tuple[int, int]:
         """First and last pixel along the axis that the value at ``position`` depends on."""
-        places = torch.arange(size)
-        high = size - 1 - self._edge(size, position, lambda edge: places[None] >= size - 1 - edge[:, None])
+        high = size - 1 - self._edge(size, position, lambda edge: (size - 1 - edge, size))
         return self.low(size, position), high
 
     def low(self, size: int, position: int) -> int:
         """First pixel along the axis that the value at ``position`` depends on."""
-        places = torch.arange(size)
-        return self._edge(size, position, lambda edge: places[None] <= edge[:, None])
+        return self._edge(size, position, lambda edge: (0, edge + 1))
 
-    def _edge(self, size: int, position: int, broken: Callable[[Tensor], Tensor]) -> int:
-        """Smallest edge for which breaking the pixels up to it breaks the value; eight at a time."""
+    def _edge(self, size: int, position: int, pixels: Callable[[int], tuple[int, int]]) -> int:
+        """Smallest edge for which breaking the pixels up to it breaks the value."""
         low, high = 0, size - 1
         while low < high:
-            edges = torch.tensor(sorted({low + (high - low) * i // 7 for i in range(8)}))
-            first = int(self._maps(size, broken(edges))[:, position].int().argmax())
-            low = int(edges[first - 1]) + 1 if first else low
-            high = int(edges[first])
+            middle = (low + high) // 2
+            if self._broken(size, *pixels(middle))[position]:
+                high = middle
+            else:
+                low = middle + 1
         return low
 
-    def _maps(self, size: int, broken: Tensor) -> Tensor:
-        """``(B, length)`` bool, values that are NaN when the pixels ``(B, size)`` are."""
-        line = torch.zeros(broken.shape, dtype=self.dtype, device=self.device)
-        line[broken.to(self.device)] = torch.nan
-        shape = (
-            (len(line), self.channels, size, _NARROW) if self.axis == 0 else (len(line), self.channels, _NARROW, size)
-        )
-        images = (line[:, None, :, None] if self.axis == 0 else line[:, None, None, :]).expand(shape)
+    def _broken(self, size: int, start: int, stop: int) -> Tensor:
+        """``(length,)`` bool, values that are NaN when the pixels from ``start`` up to ``stop`` are."""
+        key = size, start, stop
+        if key not in self._known:
+            image = torch.zeros(1, self.channels, size, _NARROW, dtype=self.dtype, device=self.device)
+            image[:, :, start:stop] = torch.nan
+            nan = self._output(image if self.axis == 0 else image.mT.contiguous()).isnan().any(1)[0]
+            self._known[key] = nan.any(1 - self.axis).cpu()
+        return self._known[key]
+
+    def _output(self, image: Tensor) -> Tensor:
+        """What the layer gives; nothing behind it runs."""
         reached: list[Tensor] = []
 
         def stop(_module: nn.Module, _args: object, output: Tensor) -> None:
@@ -159,13 +164,12 @@ class _AxisProbe:
         handle = self.layer.register_forward_hook(stop)
         try:
             with _exact_convolutions():
-                self.module(images.contiguous())
+                self.module(image)
         except _Reached:
             pass
         finally:
             handle.remove()
-        nan = reached[0].isnan().any(1)
-        return nan.any(2) if self.axis == 0 else nan.any(1)
+        return reached[0]
 
 
 @contextmanager
