@@ -154,7 +154,6 @@ def test_scalars_of_every_layer(tmp_path):
 
 def split(rank, world, folder, dataset, classes):
     """Train on this process' part of every batch."""
-    torch.set_num_threads(1)
     part = torch.utils.data.Subset(dataset, [i for i in range(len(dataset)) if i % world == rank])
     callback = InterpretableFilters(["features"], classes, weight=0.5)
     options = {"strategy": "ddp", "devices": world} if world > 1 else {}
