@@ -538,7 +538,7 @@ def test_rendered_concept_is_found_by_a_planted_unit_and_not_by_a_null_one():
 
 def test_maps_too_large_for_a_batch_are_refused_with_the_figure(monkeypatch):
     # By name in sys.modules: the package binds the function of that name over the module.
-    monkeypatch.setattr(sys.modules["lightning_interp.dissect"], "LARGEST_BATCH", 0.1)
+    monkeypatch.setattr(sys.modules["lightning_interp.probing.engine"], "LARGEST_BATCH", 0.1)
     # 6 units of 6 x 6 values of 4 bytes: a million images are 0.8 GiB.
     with pytest.raises(LayerError, match=r"layer '2' gives 0\.8 GiB .* a batch of 1000000 images.* lower batch_size"):
         dissect(small_cnn(), RandomProbe(4), ["2"], batch_size=1_000_000)

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -15,6 +16,7 @@ from lightning_interp.logging.adapters import shows, write
 from lightning_interp.logging.artifacts import Artifact, CustomScalars, Scalars, safe_tag
 from lightning_interp.logging.guard import Guard
 from lightning_interp.logging.tensorboard import outlive
+from lightning_interp.probing.engine import SweepEngine, measure_together
 from lightning_interp.probing.ranks import Ranks
 from lightning_interp.probing.session import same_random_state
 from lightning_interp.schedule import Every
@@ -28,11 +30,24 @@ _LOGGING = ("log", "log_dict")
 SHARDED = {"FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"}
 
 
+@dataclass(frozen=True)
+class _Moment:
+    """When a probe is made: in which hook of which epoch, None before the first, and at which step."""
+
+    hook: str
+    epoch: int | None
+    step: int
+
+
 class ProbeCallback(Callback, Generic[Result]):
     """Probes the network during training and publishes what it found.
 
     Runs at the end of the first validation of an epoch, else at the end of the training epoch if there is no
     validation. Training is bit-identical with and without it. A subclass says what to probe and what to publish.
+
+    Callbacks with engines that probe the same images at the same moment share one sweep of forward passes: the first
+    of them makes it for those after it in the trainer's list, up to any other callback that does something at that
+    moment, for it might change the network. Each finds what it would find alone; only the wall time is that of all.
 
     Args:
         name: First part of every tag and the name of the folder; two callbacks need two names.
@@ -40,7 +55,12 @@ class ProbeCallback(Callback, Generic[Result]):
         on_error: What a failing figure, logger or file does: ``"warn"`` once and go on, or ``"raise"``. A probe
             that fails always raises, on every process alike.
         timeout: Seconds to wait for another process before giving up.
+
+    Attributes:
+        engine: What probes, if it can share its sweeps; None for a callback that overrides :meth:`probe`.
     """
+
+    engine: SweepEngine[Result] | None = None
 
     def __init__(
         self, name: str, schedule: Every, on_error: Literal["warn", "raise"] = "warn", timeout: float = 600.0
@@ -61,12 +81,12 @@ class ProbeCallback(Callback, Generic[Result]):
         self.result: Result | None = None
         self._laid_out = False
         self._together: list[ProbeCallback[Any]] = []
+        self._waiting: tuple[_Moment, Result] | None = None
 
     @abstractmethod
     def prepare(self, module: LightningModule, forward: Callable[[Tensor], Any]) -> None:
         """Check what can be checked before the first epoch; raises on every process alike."""
 
-    @abstractmethod
     def probe(
         self,
         module: LightningModule,
@@ -76,6 +96,8 @@ class ProbeCallback(Callback, Generic[Result]):
         meta: Mapping[str, Any],
     ) -> Result | None:
         """Probe once: the same result on every process, or None if it was stopped."""
+        assert self.engine is not None
+        return self.engine(module, ranks=ranks, forward=forward, should_stop=should_stop, meta=meta)
 
     @abstractmethod
     def scalars(self, result: Result) -> dict[str, float]:
@@ -159,25 +181,26 @@ class ProbeCallback(Callback, Generic[Result]):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe before training; ``self.log`` would date it to the first epoch's end, so loggers get it directly."""
-        if self.schedule.at_start and _is_first(trainer) and self._active and not is_trial(trainer):
-            self._run(trainer, pl_module, epoch=None)
+        if self._wants(trainer, "on_train_start"):
+            self._run(trainer, pl_module, _Moment("on_train_start", None, trainer.global_step))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe where ModelCheckpoint and EarlyStopping will read the scores in the same epoch."""
-        if trainer.sanity_checking or not self._active:
+        if not self._wants(trainer, "on_validation_epoch_end"):
             return
+        now = _Moment("on_validation_epoch_end", trainer.current_epoch, trainer.global_step)
         if trainer.state.fn == "validate":
             before = self.state_dict()
-            self._run(trainer, pl_module, trainer.current_epoch)
+            self._run(trainer, pl_module, now)
             # A validation alone is no part of the training's history.
             self.load_state_dict(before)
-        elif self._due(trainer):
-            self._run(trainer, pl_module, trainer.current_epoch)
+        else:
+            self._run(trainer, pl_module, now)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe here if there is no validation."""
-        if self._active and not _validates(trainer) and self._due(trainer):
-            self._run(trainer, pl_module, trainer.current_epoch)
+        if self._wants(trainer, "on_train_epoch_end"):
+            self._run(trainer, pl_module, _Moment("on_train_epoch_end", trainer.current_epoch, trainer.global_step))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sum up, if anything was probed."""
@@ -190,17 +213,65 @@ class ProbeCallback(Callback, Generic[Result]):
         """Leave the other processes."""
         self._ranks.close()
         self._ranks = Ranks()
+        self._waiting = None
+
+    def _wants(self, trainer: Trainer, hook: str) -> bool:
+        """Whether this callback probes in a hook that runs now."""
+        if not self._active:
+            return False
+        if hook == "on_train_start":
+            return self.schedule.at_start and _is_first(trainer) and not is_trial(trainer)
+        if hook == "on_train_epoch_end":
+            return not _validates(trainer) and self._due(trainer)
+        return not trainer.sanity_checking and (trainer.state.fn == "validate" or self._due(trainer))
 
     def _due(self, trainer: Trainer) -> bool:
         most = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
         return self.schedule.due(trainer.current_epoch, self.last_epoch, most)
 
-    def _run(self, trainer: Trainer, pl_module: LightningModule, epoch: int | None) -> None:
-        meta = {"epoch": epoch, "global_step": trainer.global_step, "name": self.name}
+    def _find(self, trainer: Trainer, pl_module: LightningModule, now: "_Moment") -> Result | None:
+        """The result of this moment: from a sweep that another callback made, or from one that this one makes."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and waiting[0] == now:
+            return waiting[1]
+        group = [self, *self._sharing(trainer, now.hook)]
+        metas = [{"epoch": now.epoch, "global_step": now.step, "name": each.name} for each in group]
+        forward = _forward(trainer, pl_module)
         with _quiet(pl_module):
-            result = self.probe(
-                pl_module, _forward(trainer, pl_module), self._ranks, lambda: trainer.received_sigterm, meta
+            if len(group) == 1:
+                return self.probe(pl_module, forward, self._ranks, lambda: trainer.received_sigterm, metas[0])
+            found = measure_together(
+                [each.engine for each in group if each.engine is not None],
+                pl_module,
+                self._ranks,
+                metas,
+                forward=forward,
+                should_stop=lambda: trainer.received_sigterm,
             )
+        if found is None:
+            return None
+        own: Result = found[0]
+        for other, result in zip(group[1:], found[1:], strict=True):
+            other._waiting = now, result
+        return own
+
+    def _sharing(self, trainer: Trainer, hook: str) -> "list[ProbeCallback[Any]]":
+        """The callbacks that probe the same images after this one in the same hook, the network being the same."""
+        callbacks = list(trainer.callbacks)  # type: ignore[attr-defined]  # set by a connector
+        if self.engine is None or self not in callbacks:
+            return []
+        found = []
+        for other in callbacks[callbacks.index(self) + 1 :]:
+            if isinstance(other, ProbeCallback):
+                images = other.engine and other.engine.images
+                if images and other._wants(trainer, hook) and self.engine.images.same(images):
+                    found.append(other)
+            elif _acts(other, hook):
+                break
+        return found
+
+    def _run(self, trainer: Trainer, pl_module: LightningModule, now: "_Moment") -> None:
+        result, epoch = self._find(trainer, pl_module, now), now.epoch
         if result is None:
             return
         self.result = result
@@ -279,6 +350,13 @@ def _validates(trainer: Trainer) -> bool:
 def base_names(thing: object) -> set[str]:
     """Class names along the base classes: the same class may come from either of Lightning's two packages."""
     return {base.__name__ for base in type(thing).__mro__}
+
+
+def _acts(callback: object, hook: str) -> bool:
+    """Whether a callback does something in a hook; by name, for either of Lightning's packages may have its class."""
+    method = getattr(callback, hook)
+    inherited = getattr(method, "__qualname__", "") == f"Callback.{hook}"
+    return not (inherited and method.__module__.endswith("callbacks.callback"))
 
 
 def _monitors(callback: object, prefix: str) -> bool:

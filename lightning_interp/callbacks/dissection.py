@@ -1,6 +1,6 @@
 """Network Dissection of every epoch."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,6 @@ from lightning_interp.logging.artifacts import (
 )
 from lightning_interp.logging.files import save_result
 from lightning_interp.options import make_options
-from lightning_interp.probing.ranks import Ranks
 from lightning_interp.report.html import write_report
 from lightning_interp.results import DissectionResult, LayerDissection
 from lightning_interp.schedule import Every
@@ -51,7 +50,8 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
     - ``.../<category>/detectors``, ``.../<category>/unique_detectors``;
     - ``.../born``, ``.../died``, ``.../changed``: units that became, ceased to be, or went over to detecting
       something else since the last probe; ``.../invalid_units``: constant, or with a NaN or infinity;
-    - ``dissect/seconds``: wall time of the probe, without figures and files.
+    - ``dissect/seconds``: wall time of the probe, without figures and files; one for all callbacks that
+      share its sweep.
 
     To loggers that show them: ``dissect/<layer>/units`` and ``.../best_units`` (galleries: the same units in the
     same rows every epoch; the best units of this epoch), ``.../concepts`` (bar chart), ``.../timeline`` (units by
@@ -135,7 +135,7 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
             mask_size=mask_size,
         )
         self.gallery_rows, self.report = gallery_rows, report
-        self.dissector = Dissector(
+        self.engine = self.dissector = Dissector(
             probe,
             layers,
             options,
@@ -164,17 +164,6 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
     def prepare(self, module: LightningModule, forward: Callable[[Tensor], Any]) -> None:
         """Resolve the layers and run one image through them."""
         self.dissector.describe(module, forward)
-
-    def probe(
-        self,
-        module: LightningModule,
-        forward: Callable[[Tensor], Any],
-        ranks: Ranks,
-        should_stop: Callable[[], bool],
-        meta: Mapping[str, Any],
-    ) -> DissectionResult | None:
-        """Dissect once."""
-        return self.dissector(module, ranks=ranks, forward=forward, should_stop=should_stop, meta=meta)
 
     def scalars(self, result: DissectionResult) -> dict[str, float]:
         """The result's scalars, and what changed since the last probe."""

@@ -107,7 +107,7 @@ class LocationInstability(PartProbe):
         super().__init__(name, schedule, on_error, timeout)
         self.gallery_rows = gallery_rows
         masked: list[Measure] = ["purity"] if isinstance(probe, ProbeSet) and has_parts(probe) else []
-        self.meter = PartMeter(
+        self.engine = self.meter = PartMeter(
             probe,
             layers,
             measures=["location", *masked],

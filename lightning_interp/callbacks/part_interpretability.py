@@ -93,7 +93,7 @@ class PartInterpretability(PartProbe):
         timeout: float = 600.0,
     ) -> None:
         super().__init__(name, schedule, on_error, timeout)
-        self.meter = PartMeter(
+        self.engine = self.meter = PartMeter(
             probe,
             layers,
             measures=["purity", "interpretability"],

@@ -1,6 +1,6 @@
 """What the callbacks on filters and parts share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from lightning_interp.logging.artifacts import Image
 from lightning_interp.logging.part_files import save_parts
 from lightning_interp.part_results import PartResult
 from lightning_interp.parts import PartMeter
-from lightning_interp.probing.ranks import Ranks
 from lightning_interp.viz.overlay import to_picture
 from lightning_interp.viz.part_gallery import filter_gallery
 from lightning_interp.viz.part_table import filter_summaries, steadiest
@@ -36,17 +35,6 @@ class PartProbe(ProbeCallback[PartResult]):
     def prepare(self, module: LightningModule, forward: Callable[[Tensor], Any]) -> None:
         """Resolve the layers, run one image through them and find their receptive fields."""
         self.meter.describe(module, forward)
-
-    def probe(
-        self,
-        module: LightningModule,
-        forward: Callable[[Tensor], Any],
-        ranks: Ranks,
-        should_stop: Callable[[], bool],
-        meta: Mapping[str, Any],
-    ) -> PartResult | None:
-        """Measure once."""
-        return self.meter(module, ranks=ranks, forward=forward, should_stop=should_stop, meta=meta)
 
     def scalars(self, result: PartResult) -> dict[str, float]:
         """The result's scalars."""
