@@ -1,0 +1,65 @@
+"""What is said of filters: by hand from a result."""
+
+import math
+
+import pytest
+
+from lightning_interp.parts import measure_parts
+from lightning_interp.viz.part_table import (
+    LOCATION_COLUMNS,
+    PART_COLUMNS,
+    filter_summaries,
+    location_table,
+    most_interpretable,
+    part_table,
+    steadiest,
+)
+from tests.helpers.parts import SpotProbe, fixed_deviation, spot_model
+
+PROBE = SpotProbe(20)
+
+
+@pytest.fixture(scope="module")
+def result():
+    return measure_parts(spot_model(), PROBE, ["0"], landmarks=["red"])
+
+
+def test_filters_by_hand(result):
+    red, green, still, dead = filter_summaries(result, result["0"])
+    assert [each.filter for each in (red, green, still, dead)] == [0, 1, 2, 3]
+    assert [each.status for each in (red, green, still, dead)] == ["ok", "ok", "ok", "dead"]
+    assert (red.instability, red.landmark, red.interpretability, red.part) == (0, "red", 1, "red spot")
+    assert red.correlation == pytest.approx(1)
+    assert abs(red.correlation_chance) < 0.5
+    assert (red.purity, red.pure_part, red.purity_chance) == (1, "red spot", pytest.approx(2 / 256))
+    assert green.part == green.pure_part == "green spot"
+    assert still.instability == pytest.approx(fixed_deviation(PROBE))
+    assert still.instability >= still.best_constant
+    assert still.correlation == 0
+    assert dead.landmark is dead.part is dead.pure_part is None
+    assert math.isnan(dead.instability + dead.correlation + dead.correlation_chance)
+    assert math.isnan(red.selectivity)
+
+
+def test_order_and_cells(result):
+    summaries = filter_summaries(result, result["0"])
+    assert steadiest(summaries, 9)[0].filter == 0
+    assert len(steadiest(summaries, 9)) == 3
+    assert [each.filter for each in most_interpretable(summaries, 2)] == [0, 1]
+    rows = location_table(result, result["0"], 2)
+    assert {len(row) for row in rows} == {len(LOCATION_COLUMNS)}
+    assert rows[0][:2] == ("0", "0.000")
+    assert rows[0][4:6] == ("red", "1.000")
+    best = part_table(result, result["0"], 1)
+    assert {len(row) for row in best} == {len(PART_COLUMNS)}
+    assert best[0][:3] == ("0", "red spot", "1.000")
+    assert best[0][-1] == ""
+
+
+def test_what_was_not_measured_is_not_told():
+    result = measure_parts(spot_model(), PROBE, ["0"], measures=["purity"])
+    red = filter_summaries(result, result["0"])[0]
+    assert red.purity == 1
+    assert math.isnan(red.instability)
+    assert math.isnan(red.interpretability)
+    assert steadiest([red], 3) == most_interpretable([red], 3) == []
