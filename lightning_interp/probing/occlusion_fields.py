@@ -30,7 +30,9 @@ class OcclusionFields:
             activation. Pixel ``(H // 2, W // 2)`` is the centre of the peak's theoretical field (the middle pixel
             ``start + size // 2``, or that of the map's cell where there is no such field); NaN where fewer than half
             of the images reach.
-        chance: ``(U, H, W)``, the same with each image's changes shuffled over the places of the occluder.
+        contrasts: Maximum of each field over that of the same changes, shuffled over the occluder's places in every
+            image, where a pixel that an image does not reach counts as no change: about 1 for a unit that looks nowhere
+            in particular, at most about ``images`` for one that always looks at one place; NaN without any change.
         images: How many images each field was averaged over.
         theoretical: Height and width of the theoretical field in pixels; None where it has none.
     """
@@ -38,7 +40,7 @@ class OcclusionFields:
     layer: str
     units: tuple[int, ...]
     maps: Tensor
-    chance: Tensor
+    contrasts: tuple[float, ...]
     images: tuple[int, ...]
     theoretical: tuple[int, int] | None
 
@@ -46,15 +48,6 @@ class OcclusionFields:
     def sizes(self) -> tuple[float, ...]:
         """Side of each unit's field in pixels; see :func:`field_size`."""
         return tuple(map(field_size, self.maps))
-
-    @property
-    def contrasts(self) -> tuple[float, ...]:
-        """Maximum of each unit's field over that by chance: about 1 for a unit that looks nowhere in particular.
-
-        NaN for a unit without any change.
-        """
-        found, chance = (maps.nan_to_num(nan=0.0).amax((1, 2)) for maps in (self.maps, self.chance))
-        return tuple((found / chance).tolist())
 
 
 def field_size(field: Tensor) -> float:
@@ -104,7 +97,7 @@ def occlusion_fields(
         patch: Side of an occluder in pixels of the image.
         stride: Step between occluders in pixels, at most ``patch``, so that every pixel is occluded.
         batch_size: Images a forward pass, one of which is not occluded.
-        seed: Of the random pixels and of the shuffling for ``chance``.
+        seed: Of the random pixels and of the shuffling.
         forward: How to call the network on prepared images; ``module`` itself by default.
 
     Raises:
@@ -126,14 +119,14 @@ def occlusion_fields(
         if missing := [unit for unit in chosen if not 0 <= unit < info.units]:
             raise LayerError(f"layer '{info.name}' has {info.units} units; there is no {missing[0]}")
         grid, theoretical = _geometry(module, layers[info.name], info, example)
-        maps, chance = _averaged(occluders, probe, chosen, grid)
-    return OcclusionFields(info.name, tuple(chosen), maps, chance, tuple(map(len, chosen.values())), theoretical)
+        maps, contrasts = _averaged(occluders, probe, chosen, grid)
+    return OcclusionFields(info.name, tuple(chosen), maps, contrasts, tuple(map(len, chosen.values())), theoretical)
 
 
 def _averaged(
     occluders: "_Occluders", probe: ProbeSet, chosen: Mapping[int, Sequence[int]], grid: Grid
-) -> tuple[Tensor, Tensor]:
-    """Mean discrepancy maps of every unit, ``(U, H, W)`` each: as found, and with the changes shuffled."""
+) -> tuple[Tensor, tuple[float, ...]]:
+    """Mean discrepancy maps of every unit, ``(U, H, W)``, and their contrasts."""
     maps: dict[int, list[Tensor]] = {unit: [] for unit in chosen}
     chance: dict[int, list[Tensor]] = {unit: [] for unit in chosen}
     for index in sorted({index for own in chosen.values() for index in own}):
@@ -142,8 +135,9 @@ def _averaged(
         for unit, found, shuffled, peak in zip(units, *occluders(image, units), strict=True):
             maps[unit].append(_centred(found, grid, *peak))
             chance[unit].append(_centred(shuffled, grid, *peak))
-    means = [torch.stack([_mean(torch.stack(own)) for own in each.values()]) for each in (maps, chance)]
-    return means[0], means[1]
+    stacked = [(torch.stack(maps[unit]), torch.stack(chance[unit])) for unit in chosen]
+    contrasts = tuple(float(found.nansum(0).max() / shuffled.nansum(0).max()) for found, shuffled in stacked)
+    return torch.stack([_mean(found) for found, _ in stacked]), contrasts
 
 
 def _mean(maps: Tensor) -> Tensor:

@@ -77,6 +77,8 @@ def _panel(axes: "Axes", values: NDArray[np.float32], theoretical: tuple[int, in
         axes.add_patch(
             require("matplotlib.patches").Rectangle(corner, width, height, fill=False, ec="white", lw=1, ls=(0, (3, 2)))
         )
+    axes.set_xlim(-0.5, values.shape[1] - 0.5)
+    axes.set_ylim(values.shape[0] - 0.5, -0.5)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

@@ -30,6 +30,11 @@ def test_panels_say_what_was_found():
     assert render(figure).std() > 0
 
 
+def test_a_frame_beyond_the_map_does_not_shrink_it():
+    figure = receptive_fields("a", [0], bump()[None], [3.0], [2.0], (99, 99))
+    assert (figure.axes[0].get_xlim(), figure.axes[0].get_ylim()) == ((-0.5, 29.5), (19.5, -0.5))
+
+
 def test_rows_are_filled_and_spare_panels_are_off():
     figure = receptive_fields("a", range(7), np.stack([bump()] * 7), [3.0] * 7, [2.0] * 7, None)
     assert len(figure.axes) == 10
