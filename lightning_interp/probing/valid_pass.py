@@ -79,7 +79,7 @@ class ValidPass(CellPass[PartLabels]):
 
     def count(self, cells: Cells, labels: PartLabels) -> None:
         """Count the associations on the images of a batch."""
-        for image, category in enumerate(labels.category.split(1)):
+        for image, category in enumerate(torch.split(labels.category, 1)):
             # One image at a time: its pixels take a hundred times the memory of its cells.
             own = cells.where(cells.image == image)
             pixels = [active_pixels(chunk, self.thresholds, self.grid) for chunk in cell_chunks(own, self.grid)]

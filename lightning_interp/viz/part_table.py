@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,7 +76,7 @@ def filter_summaries(result: PartResult, layer: LayerParts) -> list[FilterSummar
     ]
 
 
-def _location(result: PartResult, layer: LayerParts) -> dict[str, list[float | str | None]]:
+def _location(result: PartResult, layer: LayerParts) -> dict[str, list[Any]]:
     found = layer.location
     if found is None:
         return {}
@@ -94,8 +95,8 @@ def _location(result: PartResult, layer: LayerParts) -> dict[str, list[float | s
     return {name: value.tolist() for name, value in values.items()} | {"landmark": _names(part, result.landmarks)}
 
 
-def _regions(result: PartResult, layer: LayerParts) -> dict[str, list[float | str | None]]:
-    columns: dict[str, list[float | str | None]] = {}
+def _regions(result: PartResult, layer: LayerParts) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {}
     if layer.interpretability is not None and layer.chance is not None:
         columns["interpretability"] = layer.interpretability.by_filter.tolist()
         columns["interpretability_chance"] = layer.chance.by_filter.tolist()
@@ -113,7 +114,7 @@ def _pick(table: Tensor, column: Tensor) -> Tensor:
     return table.gather(1, column.clamp(min=0)[:, None])[:, 0].masked_fill(column < 0, torch.nan)
 
 
-def _names(column: Tensor, names: tuple[str, ...]) -> list[float | str | None]:
+def _names(column: Tensor, names: tuple[str, ...]) -> list[Any]:
     return [names[at] if at >= 0 else None for at in column.tolist()]
 
 
