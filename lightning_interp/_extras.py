@@ -7,6 +7,8 @@ from types import ModuleType
 from lightning_interp.errors import MissingExtraError
 
 _EXTRA_OF = {
+    "scipy": "matlab",
+    "h5py": "matlab",
     "matplotlib": "viz",
     "safetensors": "io",
     "jsonargparse": "cli",

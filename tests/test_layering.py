@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "cli": {"_lightning", "callbacks", "dissect", "results", "probing", "data", "viz", "report", "logging"},
 }
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
-HEAVY = {"matplotlib", "jsonargparse", "safetensors", "networkx", "captum", "scipy", "sklearn"}
+HEAVY = {"matplotlib", "jsonargparse", "safetensors", "networkx", "captum", "scipy", "sklearn", "h5py"}
 # Third parties beyond torch, numpy and the standard library.
 ONLY_IN = {
     "torchmetrics": {"metrics"},
