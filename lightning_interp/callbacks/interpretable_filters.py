@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from lightning_interp._lightning import LightningModule, Trainer, rank_zero_warn
@@ -14,18 +13,18 @@ from lightning_interp.errors import LayerError
 from lightning_interp.functional.filter_losses import FilterLoss
 from lightning_interp.functional.filter_templates import Centre, Template
 from lightning_interp.functional.mutual_information import mutual_information
-from lightning_interp.functional.reduction import LOCAL, Reduction
 from lightning_interp.functional.spatial_compactness import spatial_compactness
 from lightning_interp.losses.filter_loss import LabelConditionedLoss
 from lightning_interp.losses.ramp import Ramp, as_ramp
 from lightning_interp.probing.layers import resolve_layers
+from lightning_interp.probing.ranks import training_reduction
 
 Loss = Literal["label_conditioned", "mutual_information", "spatial_compactness"]
 _FREE: Mapping[str, Callable[[Tensor], Tensor]] = {
     "mutual_information": mutual_information,
     "spatial_compactness": spatial_compactness,
 }
-# Peaks this many times those before the loss began: measured, at ten times the weight that suits a network, 8.
+# Growth of the peaks since the first step; a weight so high that accuracy collapsed made it 8 in a prototype.
 _INFLATED = 4.0
 # Share of the filters that no longer fire on any image of a batch, and did before.
 _DIED = 0.5
@@ -71,7 +70,8 @@ class InterpretableFilters(LossTerm):
         LayerError: If a layer is unknown; at the first training step if it does not run once, or gives no maps, or
             values below 0.
         ProbeError: With manual optimisation or sharded weights; with :class:`LabelConditionedLoss` do it by hand.
-        ValueError: If the loss is unknown or ``num_classes`` is missing; at the first step, if labels do not fit.
+        DatasetError: If the loss is unknown.
+        ValueError: If ``num_classes`` is missing; at the first step, if labels do not fit.
     """
 
     title = "filters"
@@ -101,6 +101,7 @@ class InterpretableFilters(LossTerm):
         self.losses: dict[str, LabelConditionedLoss] = {}
         self._loaded: dict[str, Any] = {}
         self._maps: dict[str, list[Tensor]] | None = None
+        self._names: tuple[str, ...] = ()
         self._handles: list[Any] = []
         self._start: dict[str, tuple[Tensor, Tensor]] = {}
         self._steps, self._warned = 0, False
@@ -119,7 +120,9 @@ class InterpretableFilters(LossTerm):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wrap the training step and hook the layers, before a compiled module runs for the first time."""
         super().on_fit_start(trainer, pl_module)
-        for name, layer in resolve_layers(pl_module, self.layers).items():
+        layers = resolve_layers(pl_module, self.layers)
+        self._names = tuple(layers)
+        for name, layer in layers.items():
 
             def keep(module: Any, args: Any, output: Any, name: str = name) -> None:
                 if self._maps is not None and torch.is_grad_enabled():
@@ -151,7 +154,7 @@ class InterpretableFilters(LossTerm):
             return None
         weight = self.weight.at(trainer.current_epoch)
         total, scalars, size = None, {"weight": weight}, 1
-        for name in resolve_layers(pl_module, self.layers):
+        for name in self._names:
             maps = _one(name, seen.get(name, []))
             found = self._of(name, maps, batch)
             scalars |= {f"{name}/{key}": value for key, value in self._told(name, found).items()}
@@ -179,7 +182,7 @@ class InterpretableFilters(LossTerm):
                 made.load_state_dict(self._loaded[name])
             self.losses[name] = made.to(maps.device)
         loss = self.losses[name]
-        found: FilterLoss = loss(maps, _labels(batch, self.labels, maps), _over_processes())
+        found: FilterLoss = loss(maps, _labels(batch, self.labels, maps), training_reduction())
         if not loss.assignment.decided:
             loss.assignment.reassign()
         return found
@@ -244,18 +247,3 @@ def _labels(batch: Any, place: int | str | Callable[[Any], Tensor], maps: Tensor
         raise ValueError(f"filters: labels={place!r} is not in the batch, a {type(batch).__name__}: {error}") from error
     labels = labels.to(maps.device)
     return labels.long() if labels.ndim == 1 else labels.bool()
-
-
-def _over_processes() -> Reduction:
-    """The processes that train together; on the batch's own device."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return LOCAL
-
-    def reduced(values: Tensor, operation: Any) -> Tensor:
-        total = values.clone()
-        dist.all_reduce(total, op=operation)
-        return total
-
-    return Reduction(
-        lambda values: reduced(values, dist.ReduceOp.SUM), lambda values: reduced(values, dist.ReduceOp.MAX)
-    )

@@ -10,13 +10,29 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_interp.errors import ProbeError
+from lightning_interp.functional.reduction import LOCAL, Reduction
+
+
+def training_reduction() -> Reduction:
+    """Sum and maximum over the processes that train, by the backend of training and on the batch's own device."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return LOCAL
+
+    def reduced(values: Tensor, operation: Any) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total, op=operation)
+        return total
+
+    return Reduction(
+        lambda values: reduced(values, dist.ReduceOp.SUM), lambda values: reduced(values, dist.ReduceOp.MAX)
+    )
 
 
 @dataclass(frozen=True)
 class Ranks:
     """The processes that share a probe; by default this one alone.
 
-    All communication goes over one gloo group with its own time-out, beside whatever backend training uses.
+    All communication of a probe goes over one gloo group with its own time-out, beside whatever backend training uses.
 
     Args:
         rank: Number of this process, from 0.
