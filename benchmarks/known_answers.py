@@ -1,7 +1,8 @@
 """What the context-bias checks read where the right answer is known.
 
-    python -m benchmarks.known_answers              # the whole table, checks x rho, and the bands: half an hour
-    python -m benchmarks.known_answers --early FILE.png    # reliance and worst group while networks train
+    python -m benchmarks.known_answers --json FILE --figure FILE.png    # 40 minutes on two cores
+
+It prints the whole table, checks x rho, and the bands; the figure shows reliance and worst group while networks train.
 
 Networks learn from rendered faces whose make-up goes with lipstick by rho, and are asked on other faces, with the same
 bias and without any. R*, the exact reliance, comes from rendering the faces again.
@@ -28,6 +29,7 @@ from recipes.rendered_faces.module import ATTRIBUTES, FaceAttributes
 SPLITS = ("biased", "unbiased")
 RHOS = (0.0, 0.5, 0.8, 0.95)
 SEEDS = (0, 1, 2)
+FOLLOWED = (0.0, 0.8)
 # Other faces than any network learns from.
 PROBE_SEED = 7
 PLANTED = ("lipstick", "makeup")
@@ -66,6 +68,7 @@ BANDS = (
 )
 
 Scores = dict[str, float]
+Points = list[tuple[float, dict[str, Scores]]]
 Columns = dict["Run", dict[str, Scores]]
 
 
@@ -77,13 +80,18 @@ class Run(NamedTuple):
     rate: float = 3e-3
     faces: int = 4000
     epochs: int = 6
-    size: int = 48
-    width: int = 16
+    size: int = 64
+    width: int = 32
     images: int = 480
 
     @property
     def learns(self) -> bool:
         return self.rate > 1e-4
+
+    @property
+    def followed(self) -> bool:
+        """Whether it is asked while it trains, for the figure."""
+        return self.learns and self.rho in FOLLOWED
 
 
 UNLEARNT = [Run(0.0, 0, rate=1e-5), Run(0.0, 0, rate=0.0)]
@@ -167,19 +175,15 @@ def ranking(relations: Any) -> Scores:
     }
 
 
-def answer(run: Run) -> dict[str, Scores]:
-    """Every score of one network, by split."""
-    torch.set_num_threads(1)
-    *_, (_, net) = train(run)
-    return ask(net, diagnosers(run, fills=("grey", "skin")))
-
-
-def curve(run: Run) -> list[tuple[float, dict[str, Scores]]]:
-    """A few scores of one network, by split, every half epoch."""
-    torch.set_num_threads(1)
-    checks = ("groups", "occlusion", "swap", "exact")
-    asking = diagnosers(run, fills=("grey",), checks=checks)
-    return [(epoch, ask(net, asking)) for epoch, net in train(run)]
+def answer(run: Run) -> Points:
+    """By epoch and split: a few scores every half epoch of a network that is followed, every score at the end."""
+    light = diagnosers(run, fills=("grey",), checks=("groups", "occlusion", "swap", "exact"))
+    points: Points = []
+    for epoch, net in train(run):
+        last = epoch == (run.epochs if run.rate else 0)
+        if last or run.followed:
+            points.append((epoch, ask(net, diagnosers(run, fills=("grey", "skin")) if last else light)))
+    return points
 
 
 def bands(columns: Columns) -> Iterator[tuple[str, bool, str]]:
@@ -236,7 +240,7 @@ def show(columns: Columns) -> None:
         print(f"{'holds' if holds else 'FAILS':6s} {claim}: {figures}")
 
 
-def draw(curves: Mapping[Run, list[tuple[float, dict[str, Scores]]]], path: Path) -> None:
+def draw(curves: Mapping[Run, Points], path: Path) -> None:
     """Reliance on biased faces, and the worst group on unbiased ones, with and without a bias to learn."""
     from matplotlib.figure import Figure
 
@@ -261,10 +265,10 @@ def draw(curves: Mapping[Run, list[tuple[float, dict[str, Scores]]]], path: Path
     figure.savefig(path, dpi=130)
 
 
-def load(path: Path | None) -> dict[Run, Any]:
+def load(path: Path | None) -> dict[Run, Points]:
     """What an earlier call found."""
     kept = json.loads(path.read_text()) if path and path.exists() else []
-    return {Run(*run): column for run, column in kept}
+    return {Run(*run): points for run, points in kept}
 
 
 def main() -> None:
@@ -272,27 +276,22 @@ def main() -> None:
     parser.add_argument("--rhos", type=float, nargs="+", default=RHOS)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--jobs", type=int, default=2, help="networks trained at once, a thread each")
-    parser.add_argument("--early", type=Path, metavar="FILE.png", help="epoch by epoch at rho 0 and 0.8, as a figure")
+    parser.add_argument("--figure", type=Path, metavar="FILE.png", help="epoch by epoch at rho 0 and 0.8")
     parser.add_argument("--json", type=Path, help="keep the numbers here; networks that it has are not trained again")
     options = parser.parse_args()
-    rhos = (0.0, 0.8) if options.early else options.rhos
-    runs = [Run(rho, seed) for rho in rhos for seed in options.seeds]
-    if not options.early:
-        runs += UNLEARNT
+    runs = [*(Run(rho, seed) for rho in options.rhos for seed in options.seeds), *UNLEARNT]
     found = load(options.json)
-    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
-        tasks = {pool.submit(curve if options.early else answer, run): run for run in runs if run not in found}
+    with ProcessPoolExecutor(options.jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        tasks = {pool.submit(answer, run): run for run in runs if run not in found}
         for task in as_completed(tasks):
             run = tasks[task]
             found[run] = task.result()
             print(f"asked the network of rho {run.rho:g}, seed {run.seed}, rate {run.rate:g}", flush=True)
             if options.json:
-                write_text(options.json, json.dumps([[own, column] for own, column in found.items()]))
-    found = {run: found[run] for run in runs}
-    if options.early:
-        draw(found, options.early)
-    else:
-        show(found)
+                write_text(options.json, json.dumps([[own, points] for own, points in found.items()]))
+    show({run: found[run][-1][1] for run in runs})
+    if options.figure:
+        draw({run: found[run] for run in runs if run.followed}, options.figure)
 
 
 if __name__ == "__main__":

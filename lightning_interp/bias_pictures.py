@@ -36,10 +36,15 @@ def draw_examples(asked: Asked, view: View, *, heated: bool) -> tuple[Example, .
         view: The images.
         heated: Whether there is a layer for a heat map.
     """
-    versions: list[tuple[str, Tensor]] = [("as it is", view.images)]
+    # Caption, images, and for each image whether a network that is right would change its score.
+    versions: list[tuple[str, Tensor, list[bool | None]]] = [("as it is", view.images, [None] * len(view.indices))]
     how = asked.fills[0]
     for region in asked.regions:
-        versions.append((f"{region} masked", fill(view.images, view.masks[region], how, view.masks.get("skin"))))
+        filled = fill(view.images, view.masks[region], how, view.masks.get("skin"))
+        # A mouth without lipstick says no more of lipstick than no mouth: nothing to judge.
+        absent = (view.target == 0) & (asked.num_classes == 2) & (region == asked.region)
+        judged = [None if none else region == asked.region for none in absent.tolist()]
+        versions.append((f"{region} masked", filled, judged))
     _, other = draw_donors(asked.chosen(asked.target))
     chosen = torch.tensor(list(asked.indices))
     at = [int(other[asked.indices.index(i)]) for i in view.indices]
@@ -48,16 +53,16 @@ def draw_examples(asked: Asked, view: View, *, heated: bool) -> tuple[Example, .
     )
     for region in asked.regions:
         pasted = paste(view.images, view.masks[region], donors, masks[region])
-        versions.append((f"other {region}", pasted))
-    logits = [view.score(images) for _, images in versions]
+        versions.append((f"other {region}", pasted, [region == asked.region] * len(view.indices)))
+    logits = [view.score(images) for _, images, _ in versions]
     heat = target_heat(view, patterns=True).cpu().numpy() if heated else [None] * len(view.indices)
     return tuple(
         Example(
             index,
             int(view.target[row]),
             tuple(
-                Version(caption, _pixels(images[row]), float(scores[row]))
-                for (caption, images), scores in zip(versions, logits, strict=True)
+                Version(caption, _pixels(images[row]), float(scores[row]), judged[row])
+                for (caption, images, judged), scores in zip(versions, logits, strict=True)
             ),
             heat[row],
             view.masks[asked.region][row].cpu().numpy(),

@@ -87,11 +87,14 @@ class Version:
         caption: What was done.
         image: ``(H, W, 3)`` uint8.
         logit: The score s.
+        should_change: Whether a network that looks at the region alone would change its score; None where that
+            cannot be said, as for a region that is masked where the target is absent anyway.
     """
 
     caption: str
     image: NDArray[np.uint8]
     logit: float
+    should_change: bool | None = None
 
 
 @dataclass(frozen=True)

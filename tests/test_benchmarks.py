@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.known_answers import BANDS, Run, answer, bands, curve, draw, show
+from benchmarks.known_answers import BANDS, Run, answer, bands, draw, show
 from lightning_interp.checks import CHECKS
 
 
@@ -56,13 +56,12 @@ def test_bands_hold_for_right_figures_and_fail_for_wrong_ones():
 
 @pytest.mark.slow
 def test_known_answers_are_asked_of_a_network_as_it_trains(tmp_path, capsys):
-    run = Run(0.5, 0, faces=64, epochs=1, images=8)
-    points = curve(run)
-    assert [epoch for epoch, _ in points] == [0, 1]
-    draw({run: points}, tmp_path / "early.png")
+    run = Run(0.8, 0, faces=128, epochs=1, images=8)
+    found = {asked: answer(asked) for asked in (run, run._replace(rate=0.0), run._replace(rho=0.5))}
+    assert [[epoch for epoch, _ in points] for points in found.values()] == [[0, 0.5, 1], [0], [1]]
+    draw({run: found[run]}, tmp_path / "early.png")
     assert (tmp_path / "early.png").stat().st_size > 10_000
-    columns = {run: answer(run), run._replace(rate=0.0): answer(run._replace(rate=0.0))}
-    show(columns)
+    show({asked: points[-1][1] for asked, points in found.items()})
     printed = capsys.readouterr().out
     for name in ("crr/makeup", "scr/makeup", "exact_reliance/makeup", "worst_group_accuracy/makeup", "relation/makeup"):
         assert sum(line.startswith(f"  {name}   ") for line in printed.splitlines()) == 2

@@ -139,6 +139,13 @@ def test_examples_show_conflicts_first_and_every_label():
     assert other_mouth > as_it_is
 
 
+def test_a_mouth_masked_where_there_is_no_lipstick_is_not_judged():
+    plain, wearing = ask(Additive(6, 4), biased(), examples=2).examples
+    assert (plain.label, wearing.label) == (0, 1)
+    assert [version.should_change for version in plain.versions] == [None, None, False, True, False]
+    assert [version.should_change for version in wearing.versions] == [None, True, False, True, False]
+
+
 def test_images_are_evenly_spaced_and_no_more_than_asked():
     diagnoser = make_diagnoser(all_versions(10), max_samples=8)
     assert diagnoser.indices == [0, 5, 10, 15, 20, 25, 30, 35]

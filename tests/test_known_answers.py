@@ -9,6 +9,6 @@ from benchmarks.known_answers import RHOS, SEEDS, UNLEARNT, Run, answer, bands
 @pytest.mark.timeout(3 * 60 * 60)
 def test_every_band_holds():
     runs = [*(Run(rho, seed) for rho in RHOS for seed in SEEDS), *UNLEARNT]
-    columns = {run: answer(run) for run in runs}
+    columns = {run: answer(run)[-1][1] for run in runs}
     failed = [f"{claim}: {figures}" for claim, holds, figures in bands(columns) if not holds]
     assert not failed, "; ".join(failed)

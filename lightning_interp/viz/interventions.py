@@ -60,9 +60,9 @@ class _Layout(NamedTuple):
 def intervention_gallery(result: BiasResult, *, tile: int = 160) -> Image.Image:
     """Draw the examples, one a row: the image, its changed versions, and where the evidence lies.
 
-    A version whose changed pixels lie mostly in the region should change the score, any other should not; a change
-    counts from half of the originals' mean absolute score. Blue says that it is as it should be, brown that it is
-    not; without signal nothing is judged. The heat map has red for and blue against the target, on one symmetric
+    A change of the score counts from half of the originals' mean absolute score. Blue says that it is as it should
+    be, brown that it is not; a version that changes no pixel, or of which nothing can be said, is not judged, and
+    without signal none is. The heat map has red for and blue against the target, on one symmetric
     scale for all rows; under it stands the share of its absolute values that lies in the region.
 
     Args:
@@ -103,7 +103,8 @@ def _header(result: BiasResult, least: float, room: int) -> list[_Line]:
     title = f"{target}: does the {region} decide it{''.join(f', or {c}' for c in contexts)}?"
     reading = (
         f"Under each picture: its score (log-odds), then the change against the original. Changing the outlined "
-        f"{region} should change the score, changing anything else should not."
+        f"{region} should change the score, changing anything else should not; hiding it where {target} is absent is "
+        f"not judged."
     )
     if np.isfinite(least):
         reading += f" A change counts from {least:.2f}, half of the originals' mean score."
@@ -171,7 +172,7 @@ def _caption(version: Version, room: int) -> list[str]:
 def _change(example: Example, version: Version, least: float) -> list[_Line]:
     """The score, how it differs from the original's, and whether it ought to."""
     change = version.logit - example.versions[0].logit
-    should = _touches_region(example, version)
+    should = None if np.array_equal(version.image, example.versions[0].image) else version.should_change
     score = _Line(_signed(version.logit), 22, INK)
     if should is None or not np.isfinite(least + change):
         return [score, _Line(_signed(change), 17, MUTED)]
@@ -179,13 +180,6 @@ def _change(example: Example, version: Version, least: float) -> list[_Line]:
     word = ("rightly " if right else "should have ") + ("changed" if should else "stayed")
     color = _RIGHT if right else _WRONG
     return [score, _Line(_signed(change), 17, color), _Line(word, _SMALL, color)]
-
-
-def _touches_region(example: Example, version: Version) -> bool | None:
-    """Whether most of what was changed lies in the region; None where nothing was."""
-    difference = np.abs(version.image.astype(np.int64) - example.versions[0].image).sum(axis=2)
-    whole = difference.sum()
-    return bool(2 * difference[example.region].sum() >= whole) if whole else None
 
 
 def _inside(heat: Floats, region: NDArray[np.bool_], name: str) -> list[_Line]:

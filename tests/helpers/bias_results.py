@@ -32,8 +32,8 @@ def example(original: float = 4.0, no_mouth: float = 3.8, no_eyes: float = -0.5,
     """A face, its mouth masked, its eyes masked, with the evidence 3 for in the eyes and 1 against in the mouth."""
     versions = (
         Version("original", face(), original),
-        Version("mouth masked", masked(MOUTH), no_mouth),
-        Version("eyes masked", masked(EYES), no_eyes),
+        Version("mouth masked", masked(MOUTH), no_mouth, True),
+        Version("eyes masked", masked(EYES), no_eyes, False),
     )
     heat = 3.0 * EYES / EYES.sum() - 1.0 * MOUTH / MOUTH.sum()
     return Example(**{"index": 7, "label": 1, "versions": versions, "heat": heat, "region": MOUTH} | changes)

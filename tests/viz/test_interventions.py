@@ -6,7 +6,7 @@ from PIL import ImageDraw
 
 from lightning_interp.bias_results import Version
 from lightning_interp.viz import gallery
-from lightning_interp.viz.interventions import _glow, _touches_region, _wrap, intervention_gallery
+from lightning_interp.viz.interventions import _glow, _wrap, intervention_gallery
 from tests.helpers.bias_results import EYES, MOUTH, SIZE, bias_result, example, face
 from tests.helpers.results import HOSTILE
 
@@ -68,19 +68,11 @@ def test_without_signal_nothing_is_judged(written):
     assert next(words for words, color in told.items() if color == BROWN).startswith("No signal yet: the network")
 
 
-def test_a_version_belongs_to_where_most_of_it_was_changed():
-    both = face()
-    both[MOUTH], both[EYES] = 0, face()[EYES] + 1
-    eyes = face()
-    eyes[EYES] = 0
-    one = example()
-    assert _touches_region(one, Version("", both, 0.0)) is True
-    assert _touches_region(one, Version("", eyes, 0.0)) is False
-    assert _touches_region(one, Version("", face(), 0.0)) is None
-
-
-def test_a_version_that_changes_nothing_and_scores_that_are_none_are_not_judged(written):
-    same = replace(example(), versions=(Version("original", face(), 4.0), Version("the same", face(), 4.0)), heat=None)
+def test_what_cannot_be_judged_is_not(written):
+    # A version that changes no pixel, one of which nothing can be said, and scores that are none.
+    open_ = replace(example().versions[1], should_change=None)
+    versions = (Version("original", face(), 4.0), Version("the same", face(), 4.0, True), open_)
+    same = replace(example(), versions=versions, heat=None)
     lost = replace(example(), versions=(Version("original", face(), np.nan), *example().versions[1:]), heat=None)
     intervention_gallery(bias_result(examples=(same, lost)))
     told = colors(written)
