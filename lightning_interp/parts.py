@@ -122,11 +122,11 @@ class PartMeter(SweepEngine[PartResult]):
     def place(self, module: nn.Module, layer: nn.Module, info: LayerInfo, shape: tuple[int, int, int]) -> None:
         """Find where the layer's values lie on the image and, in the same proportions, on the masks."""
         channels, *size = shape
-        axes, scaled = [], []
+        axes, scaled, field = [], [], None
         for axis, (length, pixels) in enumerate(zip((info.height, info.width), size, strict=True)):
             own = Axis.cells(length, pixels)
             if self.upsample == "receptive_field":
-                field = receptive_field(module, layer, info.name, (size[0], size[1]), channels, axis)
+                field = receptive_field(module, layer, info.name, (size[0], size[1]), channels, axis, guess=field)
                 own = Axis(length, pixels, field.centre, field.stride)
             masks = self.probe.mask_size[axis]
             scale = masks / pixels

@@ -45,7 +45,14 @@ class ReceptiveField:
 
 
 def receptive_field(
-    module: nn.Module, layer: nn.Module, name: str, image_size: tuple[int, int], channels: int, axis: int
+    module: nn.Module,
+    layer: nn.Module,
+    name: str,
+    image_size: tuple[int, int],
+    channels: int,
+    axis: int,
+    *,
+    guess: ReceptiveField | None = None,
 ) -> ReceptiveField:
     """Theoretical receptive fields of a layer along one axis of the image, whatever lies between it and the image.
 
@@ -61,6 +68,8 @@ def receptive_field(
         image_size: ``(H, W)`` of the probe images.
         channels: Channels of an image.
         axis: 0 for rows, 1 for columns.
+        guess: What the fields may be, such as those along the other axis; a right one saves most forward passes, a
+            wrong one costs a few.
 
     Raises:
         LayerError: If the field covers the whole image however large (squeeze-and-excitation, attention...), the
@@ -72,11 +81,13 @@ def receptive_field(
     while size <= _LARGEST:
         count = probe.count(size)
         middle = count // 2
-        low, high = probe.field(size, middle)
-        if low > 0 and high < size - 1 and middle + 2 < count:
-            second, third = (probe.low(size, middle + i) for i in (1, 2))
+        if middle + 2 < count and probe.holds(size, middle):
+            start = None if guess is None else guess.start + middle * guess.stride
+            low = probe.low(size, middle, start)
+            high = probe.high(size, middle, None if guess is None or start is None else start + guess.size - 1)
+            second = probe.low(size, middle + 1, None if guess is None else low + guess.stride)
             stride = second - low
-            if stride <= 0 or third - second != stride:
+            if stride <= 0 or probe.low(size, middle + 2, second + stride) != second + stride:
                 raise LayerError(
                     f"the receptive fields of layer '{name}' do not follow one another by whole pixels; "
                     "use upsample='cell'"
@@ -123,20 +134,26 @@ class _AxisProbe:
         """Values along the axis for an image of that size."""
         return len(self._broken(size, 0, 0))
 
-    def field(self, size: int, position: int) -> tuple[int, int]:
-        """First and last pixel along the axis that the value at ``position`` depends on."""
-        high = size - 1 - self._edge(size, position, lambda edge: (size - 1 - edge, size))
-        return self.low(size, position), high
+    def holds(self, size: int, position: int) -> bool:
+        """Whether the field of the value at ``position`` ends before both borders."""
+        return not (self._broken(size, 0, 1)[position] or self._broken(size, size - 1, size)[position])
 
-    def low(self, size: int, position: int) -> int:
+    def low(self, size: int, position: int, guess: int | None) -> int:
         """First pixel along the axis that the value at ``position`` depends on."""
-        return self._edge(size, position, lambda edge: (0, edge + 1))
+        return self._edge(size, position, lambda edge: (0, edge + 1), guess)
 
-    def _edge(self, size: int, position: int, pixels: Callable[[int], tuple[int, int]]) -> int:
+    def high(self, size: int, position: int, guess: int | None) -> int:
+        """Last pixel along the axis that the value at ``position`` depends on."""
+        mirrored = None if guess is None else size - 1 - guess
+        return size - 1 - self._edge(size, position, lambda edge: (size - 1 - edge, size), mirrored)
+
+    def _edge(self, size: int, position: int, pixels: Callable[[int], tuple[int, int]], guess: int | None) -> int:
         """Smallest edge for which breaking the pixels up to it breaks the value."""
         low, high = 0, size - 1
+        # A right guess breaks the value, and the pixel before it does not.
+        guesses = iter(() if guess is None else (guess, guess - 1))
         while low < high:
-            middle = (low + high) // 2
+            middle = next((edge for edge in guesses if low <= edge < high), (low + high) // 2)
             if self._broken(size, *pixels(middle))[position]:
                 high = middle
             else:

@@ -1,12 +1,14 @@
 """Receptive-field centres, measured, against geometry known by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torchvision
 from torch import nn
 
 from lightning_interp.dissect import _anchored, dissect
 from lightning_interp.errors import LayerError
-from lightning_interp.probing.receptive import ReceptiveField, receptive_axis, receptive_field
+from lightning_interp.probing.receptive import ReceptiveField, _AxisProbe, receptive_axis, receptive_field
 from lightning_interp.probing.session import probing
 from tests.helpers.probes import RandomProbe
 
@@ -233,3 +235,23 @@ def test_fields_that_grow_with_the_image_are_refused(pool):
 def test_one_value_for_the_whole_image_has_no_field():
     with pytest.raises(LayerError, match="sees the whole image"):
         field_of(nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1)), "1", (32, 32))
+
+
+def test_a_guess_changes_nothing_but_the_number_of_forward_passes(monkeypatch):
+    net = nn.Sequential(
+        nn.Conv2d(3, 2, 5, 2, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(2, 2, 3, dilation=2)
+    ).eval()
+    passes = []
+    output = _AxisProbe._output
+    monkeypatch.setattr(_AxisProbe, "_output", lambda self, image: passes.append(0) or output(self, image))
+
+    def measured(guess):
+        passes.clear()
+        return receptive_field(net, net[2], "2", (64, 64), 3, 0, guess=guess), len(passes)
+
+    plain, searched = measured(None)
+    again, confirmed = measured(plain)
+    assert again == plain == ReceptiveField(start=-4, size=25, stride=4)
+    assert confirmed <= searched - 10
+    for wrong in (replace(plain, start=-999), replace(plain, size=26), replace(plain, stride=8)):
+        assert measured(wrong)[0] == plain
