@@ -22,7 +22,7 @@ from lightning_interp.logging.bias_files import save_bias
 from lightning_interp.logging.files import write_png
 from lightning_interp.probing.attribution import Attribution
 from lightning_interp.probing.ranks import Ranks
-from lightning_interp.report.verdict import alarm, verdict
+from lightning_interp.report.verdict import alarms, verdict
 from lightning_interp.schedule import Every
 from lightning_interp.viz.bias_table import FINDING_COLUMNS, SCORE_COLUMNS, finding_table, score_table
 from lightning_interp.viz.interventions import intervention_gallery
@@ -90,7 +90,7 @@ class ContextBias(ProbeCallback[BiasResult]):
         max_samples: Use at most so many images, evenly spaced.
         batch_size: Images a forward pass.
         examples: Images in the picture.
-        alarm: Share of the reliance from which one line is printed.
+        alarm: Share of the reliance from which a line is printed, once for each context that comes to it.
         schedule: When to probe.
         on_error: What a failing figure, logger or file does: ``"warn"`` or ``"raise"``.
         name: First part of every tag; two callbacks need two names.
@@ -193,9 +193,10 @@ class ContextBias(ProbeCallback[BiasResult]):
         return values | {"seconds": result.seconds}
 
     def _say_if_new(self) -> None:
-        line = alarm(self.history, self.alarm)
-        if line is not None and alarm(self.history[:-1], self.alarm) is None:
-            rank_zero_info(f"{self.name}: {line}")
+        before = alarms(self.history[:-1], self.alarm)
+        for passed, line in alarms(self.history, self.alarm).items():
+            if passed not in before:
+                rank_zero_info(f"{self.name}: {line}")
 
     def charts(self, result: BiasResult) -> tuple[str, Charts]:
         """Reliance with its interval, and its references."""

@@ -1,4 +1,4 @@
-"""What context-bias diagnostics found, in words a person can read, and one line when reliance passes a threshold."""
+"""What context-bias diagnostics found, in words a person can read, and a line when reliance passes a threshold."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -40,11 +40,11 @@ def verdict(result: BiasResult, untrained: Mapping[str, float]) -> list[str]:
     return [*lines, *_group_lines(result), *_relation_lines(result), *_missing_lines(result)]
 
 
-def alarm(history: Sequence[Mapping[str, Any]], threshold: float) -> str | None:
-    """One line while reliance on a context is at least ``threshold``: what, how much, and since which epoch.
+def alarms(history: Sequence[Mapping[str, Any]], threshold: float) -> dict[tuple[str, str], str]:
+    """One line for each context on which reliance is at least ``threshold``: what, how much, and since which epoch.
 
-    Of a context's reliance scores the surest that has a value counts. The line comes at each probe at which this is
-    so; it is news if ``alarm(history[:-1], threshold)`` is None.
+    Of a context's reliance scores the surest that has a value counts. A line comes at each probe at which this is so;
+    it is news if its key is not in ``alarms(history[:-1], threshold)``.
 
     Args:
         history: One dict a probe, oldest first: ``{"epoch": int, "scalars": {name: float}}``, epoch -1 before
@@ -52,7 +52,8 @@ def alarm(history: Sequence[Mapping[str, Any]], threshold: float) -> str | None:
         threshold: Share of the reliance, in [0, 1].
 
     Returns:
-        None if no reliance is so high at the last probe, or if there is no probe.
+        By target (empty if unnamed) and context; nothing if no reliance is so high at the last probe, or if there is
+        no probe.
     """
     scalars = history[-1]["scalars"] if history else {}
     surest: dict[tuple[str, str], tuple[str, str]] = {}
@@ -61,15 +62,15 @@ def alarm(history: Sequence[Mapping[str, Any]], threshold: float) -> str | None:
             target, kind, context = ["", "", *name.split("/")][-3:]
             if kind == check and not math.isnan(value):
                 surest.setdefault((target, context), (name, check))
-    told = []
+    told = {}
     for (target, context), (name, check) in surest.items():
         if scalars[name] >= threshold:
             subject = f"{clean(target)}: reliance" if target else "reliance"
-            told.append(
+            told[target, context] = (
                 f"{subject} on {clean(context)} is {_percent(scalars[name])} (by {_RELIANCE[check]}), "
                 f"{_percent(threshold)} or more since {_since(history, name, threshold)}"
             )
-    return "; ".join(told) or None
+    return told
 
 
 def _since(history: Sequence[Mapping[str, Any]], name: str, threshold: float) -> str:

@@ -13,6 +13,7 @@ from lightning_interp import ContextBias, DatasetError, Every
 from lightning_interp.checks import CHECKS
 from lightning_interp.errors import LayerError
 from tests.helpers.bias import QUESTION, Additive, Heads, biased, find, make_bias, make_planted
+from tests.helpers.bias_results import bias_result, scores
 from tests.helpers.lightning import loader, make_trainer
 from tests.helpers.quiet import LIGHTNING_NOISE
 
@@ -120,6 +121,19 @@ def test_alarm_is_one_line_in_the_epoch_in_which_reliance_passes_it(tmp_path, mo
     assert alarms == ["bias: lipstick: reliance on makeup is 100 % (by re-rendering), 50 % or more since epoch 2"]
     # At the end, the verdict in words.
     assert any("shortcut: 100 % of the reliance is on makeup (lids), 0 % on the mouth" in line for line in told)
+
+
+def test_every_context_is_told_when_it_passes_the_alarm(monkeypatch):
+    told = []
+    monkeypatch.setattr("lightning_interp.callbacks.context_bias.rank_zero_info", told.append)
+    bias = make_bias()
+    for epoch, (makeup, blond) in enumerate([(0.2, 0.1), (0.6, 0.1), (0.7, 0.8), (0.7, 0.9), (0.4, 0.9), (0.7, 0.9)]):
+        bias.scalars(bias_result(scores(crr__makeup=makeup, crr__blond=blond), meta={"epoch": epoch}))
+    assert told == [
+        "bias: lipstick: reliance on makeup is 60 % (by hiding parts), 50 % or more since epoch 1",
+        "bias: lipstick: reliance on blond is 80 % (by hiding parts), 50 % or more since epoch 2",
+        "bias: lipstick: reliance on makeup is 70 % (by hiding parts), 50 % or more since epoch 5",
+    ]
 
 
 def test_checkpoint_and_early_stopping_can_read_reliance(tmp_path):

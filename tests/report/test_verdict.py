@@ -1,9 +1,10 @@
+import itertools
 import math
 
 import pytest
 
 from lightning_interp.bias_results import Score
-from lightning_interp.report.verdict import alarm, verdict
+from lightning_interp.report.verdict import alarms, verdict
 from tests.helpers.bias_results import bias_result, scores
 from tests.helpers.results import HOSTILE
 
@@ -121,36 +122,41 @@ def history(*values, name="bias/lipstick/crr/makeup"):
     return [{"epoch": epoch - 1, "scalars": {name: value, "bias/seconds": 9.0}} for epoch, value in enumerate(values)]
 
 
+def only(told):
+    (line,) = told.values()
+    return line
+
+
 def test_alarm_by_hand():
-    assert alarm(history(math.nan, 0.2, 0.6, 0.84), 0.5) == (
-        "lipstick: reliance on makeup is 84 % (by hiding parts), 50 % or more since epoch 1"
-    )
+    assert alarms(history(math.nan, 0.2, 0.6, 0.84), 0.5) == {
+        ("lipstick", "makeup"): "lipstick: reliance on makeup is 84 % (by hiding parts), 50 % or more since epoch 1"
+    }
 
 
 def test_alarm_counts_from_the_last_time_it_passed():
-    assert alarm(history(math.nan, 0.9, 0.2, 0.6), 0.5).endswith("since epoch 2")
-    assert alarm(history(math.nan, 0.9, math.nan, 0.6), 0.5).endswith("since epoch 2")
-    assert alarm(history(0.9, 0.9), 0.5).endswith("since before training")
+    assert only(alarms(history(math.nan, 0.9, 0.2, 0.6), 0.5)).endswith("since epoch 2")
+    assert only(alarms(history(math.nan, 0.9, math.nan, 0.6), 0.5)).endswith("since epoch 2")
+    assert only(alarms(history(0.9, 0.9), 0.5)).endswith("since before training")
 
 
 @pytest.mark.parametrize("values", [(), (math.nan,), (0.2, 0.9, 0.49), (0.9, math.nan)])
 def test_no_alarm_below_the_threshold_or_without_signal(values):
-    assert alarm(history(*values), 0.5) is None
+    assert alarms(history(*values), 0.5) == {}
 
 
 def test_alarm_at_the_threshold_is_news_once():
     probes = history(math.nan, 0.4, 0.5, 0.6)
-    news = [alarm(probes[:i], 0.5) is not None and alarm(probes[: i - 1], 0.5) is None for i in range(1, 5)]
-    assert news == [False, False, True, False]
+    told = [set(alarms(probes[:i], 0.5)) for i in range(5)]
+    assert [bool(now - before) for before, now in itertools.pairwise(told)] == [False, False, True, False]
 
 
 def test_alarm_takes_the_surest_check_of_each_context():
     scalars = {"crr/makeup": 0.9, "exact_reliance/makeup": 0.1, "exact_reliance/blond": math.nan, "scr/blond": 0.6}
-    line = alarm([{"epoch": 3, "scalars": {**scalars, "crr": 0.9, "accuracy": 0.9}}], 0.5)
-    assert line == "reliance on blond is 60 % (by pasting parts), 50 % or more since epoch 3"
+    told = alarms([{"epoch": 3, "scalars": {**scalars, "crr": 0.9, "accuracy": 0.9}}], 0.5)
+    assert told == {("", "blond"): "reliance on blond is 60 % (by pasting parts), 50 % or more since epoch 3"}
 
 
-def test_alarm_tells_several_contexts_in_one_line():
-    line = alarm([{"epoch": 0, "scalars": {"crr/makeup": 0.9, "crr/blond": 0.6}}], 0.5)
-    assert line.count("reliance on") == 2
-    assert "\n" not in line
+def test_alarm_of_each_context_is_a_line():
+    told = alarms([{"epoch": 0, "scalars": {"crr/makeup": 0.9, "crr/blond": 0.6}}], 0.5)
+    assert set(told) == {("", "makeup"), ("", "blond")}
+    assert not any("\n" in line for line in told.values())
