@@ -23,7 +23,7 @@ class Slices(Check):
     The mean activations of the layer looked at are gathered from all processes, at most 4096 images' of them. Scores:
     ``slice_error``, its share of errors, beside that of slices found after shuffling the errors; ``slice_size``, its
     share of the images; ``slice_conflict/<context>``, the share of images whose label and context differ among its 20
-    most typical ones, beside their share among all.
+    most typical ones of known context, beside their share among all of known context; NaN for more than two classes.
     """
 
     name = "slices"
@@ -63,8 +63,10 @@ class Slices(Check):
         return found
 
     def _conflict(self, members: Tensor, place: Tensor, label: Tensor, context: str) -> Score:
-        if context not in self.asked.labelled:
+        if context not in self.asked.labelled or self.asked.num_classes > 2:
             return Score(math.nan)
-        differs = self.asked.labels[context][place] != label
+        values = self.asked.labels[context][place]
+        known, differs = values >= 0, values != label
+        members = members[known[members]]
         share = precision_at_k(members, differs, TYPICAL)
-        return Score(share, chance=float(differs.double().mean()), count=min(TYPICAL, len(members)))
+        return Score(share, chance=float(differs[known].double().mean()), count=min(TYPICAL, len(members)))

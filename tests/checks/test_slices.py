@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lightning_interp.probing.ranks import Ranks
-from tests.helpers.bias import Additive, Heads, ask, biased, make_diagnoser, values
+from tests.helpers.bias import Additive, Heads, TinyFaces, ask, biased, make_diagnoser, values
 from tests.helpers.ranks import run_ranks
 from tests.helpers.ranks import values as outcomes
 
@@ -31,6 +31,39 @@ def test_unknown_contexts_and_too_few_images():
     assert math.isnan(values(ask(Additive(0, 8), probe, checks=CHECKS))["slice_conflict/makeup"])
     few = ask(Additive(0, 8), biased(faces=8, conflicting=2), checks=CHECKS)
     assert few.missing["slices"] == "it needs 16 to 4096 images, not 8; see max_samples"
+
+
+class HalfKnown(TinyFaces):
+    """Make-up is told of the first faces only."""
+
+    def facts(self, index):
+        attributes = dict(super().facts(index)["attributes"])
+        if index >= 80:
+            del attributes["makeup"]
+        return {"attributes": attributes}
+
+
+@pytest.mark.parametrize(("conflicting", "share"), [(False, 0), (True, 1)])
+def test_image_whose_context_is_unknown_does_not_conflict(conflicting, share):
+    rows = [(face, face % 2, face % 2 ^ conflicting) for face in range(160)]
+    score = ask(Additive(-1, 3), HalfKnown(rows), checks=CHECKS).scores["slice_conflict/makeup"]
+    assert score.chance == share
+    assert score.value == share or score.count == 0
+
+
+def test_a_context_does_not_conflict_with_one_of_three_classes():
+    found = ask(Thrice(), biased(faces=60, known=("kind", "makeup")), checks=CHECKS, question=KINDS).scores
+    assert math.isnan(found["slice_conflict/makeup"].value)
+    assert math.isnan(found["slice_conflict/makeup"].chance)
+    assert not math.isnan(found["slice_error"].value)
+
+
+KINDS = ("kind", "mouth", {"makeup": "lids"})
+
+
+class Thrice(Heads):
+    def __init__(self):
+        super().__init__(Additive(3, 0), Additive(0, 3), Additive(1, 1))
 
 
 def test_broken_embeddings_leave_nothing_to_slice():
