@@ -17,10 +17,11 @@ class Attribution(Check):
     """How much of the positive evidence for the truth lies in each region (check C6).
 
     The evidence is gradient times activation at one layer, or what another attribution makes of it, summed over
-    channels, scaled to the image; of a binary target it is turned round where the truth is "no". Scores, for the region
-    and for each context's region, each with the level of a map without preference: ``mass`` (relevance mass accuracy),
-    ``rank``, ``pointing``, ``attention_iou``; ``enrichment``, mass over area. And ``context_share``: of all evidence,
-    for and against, the share that lies outside the region.
+    channels, scaled to the image; of a binary target it is turned round where the truth is "no", and where the truth
+    is unknown the image is left out. Scores, for the region and for each context's region, each with the level of a
+    map without preference: ``mass`` (relevance mass accuracy), ``rank``, ``pointing``, ``attention_iou``;
+    ``enrichment``, mass over area. And ``context_share``: of all evidence, for and against, the share that lies
+    outside the region.
     """
 
     name = "attribution"
@@ -78,9 +79,6 @@ def _gradient_heat(view: View, patterns: bool) -> Tensor:
 
 
 def true_evidence(view: View) -> Tensor:
-    """The heat of the target, positive where it speaks for the truth."""
-    heat = target_heat(view)
-    if view.asked.num_classes > 2:
-        return heat
-    sign = torch.where(view.target > 0, 1.0, -1.0).to(heat)
-    return heat * sign[:, None, None]
+    """``(B, H, W)`` float64, the heat of the target, positive where it speaks for the truth; NaN for unknown truth."""
+    sign = torch.where(view.sign_label(view.asked.target) > 0, 1.0, -1.0).where(view.target >= 0, torch.nan)
+    return target_heat(view) * sign[:, None, None]

@@ -71,6 +71,24 @@ def test_silent_maps_are_left_out():
     assert result.scores["mass"].count == 0
 
 
+class HalfKnown(TinyFaces):
+    """The target is told of the first eight images only."""
+
+    def facts(self, index):
+        return super().facts(index) if index < 8 else {"attributes": {"makeup": 1}}
+
+
+@pytest.mark.parametrize("model", [Additive(6, -4), Heads(Additive(6, -4), Additive(-4, 6), Additive(1, 1))])
+def test_image_whose_target_is_unknown_is_left_out(model):
+    question = ("kind" if isinstance(model, Heads) else "lipstick", "mouth", {"makeup": "lids"})
+    options = {"known": ("lipstick", "makeup", "kind"), "jitter": False}
+    some = ask(model, biased(40, kind=HalfKnown, **options), checks=CHECKS, question=question)
+    alone = ask(model, TinyFaces(biased(40).rows[:8], **options), checks=CHECKS, question=question)
+    assert some.scores["mass"].count == alone.scores["mass"].count > 0
+    assert some.scores["context_share"].count == 8
+    assert values(some) == pytest.approx(values(alone) | {"accuracy": some.scores["accuracy"].value}, nan_ok=True)
+
+
 def test_two_classes_and_named_outputs_say_the_same_as_one_output():
     one = values(ask(Additive(6, 4), biased(), checks=CHECKS))
     two = Heads(Additive(0, 0, centred=False), Additive(6, 4))
