@@ -9,6 +9,7 @@ from lightning_interp.checks.base import Check, by_context, score
 from lightning_interp.checks.view import View
 from lightning_interp.functional.fills import noise
 from lightning_interp.functional.groups import Learnt
+from lightning_interp.functional.heads import column
 from lightning_interp.functional.localisation import RIGHT_REASONS, localisation_scores, right_reasons_sums
 from lightning_interp.functional.reliance import background_gap, foreground_sensitivity, paired_hits
 from lightning_interp.functional.swaps import draw_donors, swap_background
@@ -88,6 +89,8 @@ class Background(Check):
 class InputGradient(Check):
     """Share of the squared input gradient outside the region (check C7; Ross et al., IJCAI 2017).
 
+    The gradient is that of the summed log-probabilities of the target's answers, whatever else the network tells.
+
     Score: ``rrr``; small where the network is right for the right reasons.
     """
 
@@ -109,11 +112,13 @@ class InputGradient(Check):
 
 
 def _input_gradients(view: View) -> Tensor:
-    """``(B, C, H, W)``, gradient of the summed log-probabilities, as Ross et al. have it."""
+    """``(B, C, H, W)``, gradient of the target's summed log-probabilities, as Ross et al. have it."""
     with torch.enable_grad():
         images = view.images.clone().requires_grad_()
         outputs = view.answer(images).double()
-        if view.asked.outputs is not None or outputs.ndim == 1 or outputs.shape[1] == 1:
+        if view.asked.outputs is not None:
+            outputs = column(outputs, view.asked.target, view.asked.outputs)
+        if outputs.ndim == 1 or outputs.shape[1] == 1:
             total = torch.nn.functional.logsigmoid(torch.stack([outputs, -outputs])).sum()
         else:
             total = outputs.log_softmax(1).sum()
