@@ -4,15 +4,19 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
 from lightning_interp.bias import Diagnoser, diagnose
 from lightning_interp.checks import CHECKS
+from lightning_interp.checks.answers import Answers
 from lightning_interp.data.faces import RenderedFaces
+from lightning_interp.data.group_csv import GroupCSV
 from lightning_interp.errors import DatasetError, LayerError
 from lightning_interp.logging.bias_files import load_bias, save_bias
 from lightning_interp.probing.ranks import Ranks
@@ -74,13 +78,12 @@ def test_batch_size_does_not_matter_to_a_cnn():
 
 
 def sums_of(diagnoser, model, world):
-    """By check and name, the sums of that many processes together, and their table of predictions."""
-    checks = {name: CHECKS[name](diagnoser.asked) for name in diagnoser.checks}
-    tables = diagnoser._tables()
+    """By check and name, the sums of that many processes together."""
+    checks = [Answers(diagnoser.asked), *(CHECKS[name](diagnoser.asked) for name in diagnoser.checks)]
     with torch.no_grad():
         for rank in range(world):
-            diagnoser._sweep(model, model, Ranks(rank, world), list(checks.values()), tables, None)
-    return tables | {f"{n}/{key}": sums for n, check in checks.items() for key, sums in check.sums.items()}
+            diagnoser._sweep(model, model, Ranks(rank, world), checks, None)
+    return {f"{check.name}/{key}": sums for check in checks for key, sums in check.sums.items()}
 
 
 @settings(max_examples=6, deadline=None)
@@ -92,7 +95,7 @@ def test_any_split_over_processes_and_batches_gives_the_same_sums(world, batch_s
     alone, together = sums_of(diagnoser, model, 1), sums_of(diagnoser, model, world)
     assert alone.keys() == together.keys()
     for label in ("lipstick", "makeup"):
-        assert torch.equal(alone[label], together[label])
+        assert torch.equal(alone[f"answers/table/{label}"], together[f"answers/table/{label}"])
     for name, sums in alone.items():
         torch.testing.assert_close(together[name], sums, rtol=1e-6, atol=1e-6)
 
@@ -113,6 +116,24 @@ def test_twice_is_the_same_to_the_bit():
     diagnoser.describe(model)
     one, other = (values(diagnoser(model)) for _ in range(2))
     assert one == pytest.approx(other, abs=0, nan_ok=True)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_images_with_a_bad_logit_are_counted_kept_and_told(tmp_path, value):
+    result = ask(Broken(10, value), biased(kind=Cornered), checks=["groups", "occlusion"])
+    assert (result.scores["nonfinite"].value, result.scores["nonfinite"].count) == (4, 40)
+    save_bias(result, tmp_path)
+    assert load_bias(tmp_path).scores["nonfinite"] == result.scores["nonfinite"]
+    line = "lipstick: the logits of 4 of 40 images are NaN or infinite; the scores leave them out"
+    assert verdict(result, {})[0] == line
+    whole = ask(Additive(6, 4), biased(), checks=["groups", "occlusion"])
+    assert whole.scores["nonfinite"].value == 0
+    assert not any("NaN" in line for line in verdict(whole, {}))
+
+
+def test_bad_logits_of_all_processes_are_added_up():
+    diagnoser = make_diagnoser(biased(kind=Cornered), checks=["groups"])
+    assert [float(sums_of(diagnoser, Broken(), world)["answers/nonfinite"]) for world in (1, 3)] == [4, 4]
 
 
 def test_examples_may_be_more_than_a_batch():
@@ -328,7 +349,10 @@ def test_every_logit_bad_is_no_signal_and_no_error(tmp_path):
     assert dead.scores["accuracy"].count == 0
     assert math.isnan(dead.scores["accuracy"].value)
     save_bias(dead, tmp_path)
-    assert "no signal" in verdict(dead, {})[0]
+    assert verdict(dead, {})[:2] == [
+        "lipstick: the logits of 40 of 40 images are NaN or infinite; the scores leave them out",
+        "lipstick: no signal: no two values of lipstick are left to tell apart",
+    ]
 
 
 class Dead(nn.Module):
@@ -517,3 +541,42 @@ def test_options_are_described_where_they_are_at_home():
     assert {"regions", "layer", "fills", "batch_size"} <= set(OPTIONS)
     with pytest.raises(TypeError):
         Diagnoser(biased(), *QUESTION, nonsense=1)
+
+
+# --- Regions from masks of things ------------------------------------------------------------------------------------
+
+
+def test_birds_with_masks_are_diagnosed_by_foreground_and_background(tmp_path):
+    """A Waterbirds-like folder: a bird of another brightness by label, on land or water of another hue."""
+    rng, rows = np.random.default_rng(0), ["img_id,img_filename,y,split,place,place_filename"]
+    (tmp_path / "masks").mkdir()
+    bird = np.zeros((24, 32), np.uint8)
+    bird[6:16, 8:24] = 255
+    for number in range(24):
+        y, place = number % 2, int(number % 8 > 3)
+        photo = rng.integers(90, 130, (24, 32, 3)).astype(np.uint8)
+        photo[..., 2] += 80 * np.uint8(place)
+        photo[bird > 0] = 60 + 120 * y
+        Image.fromarray(photo).save(tmp_path / f"{number}.png")
+        Image.fromarray(bird).save(tmp_path / "masks" / f"{number}.png")
+        rows.append(f"{number},{number}.png,{y},0,{place},x")
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    probe = GroupCSV(tmp_path, masks="masks", size=(24, 32), mask_size=(24, 32), normalize=None)
+    net, question = Brightness(), ("y", "foreground", {"place": "background"})
+    checks = ["groups", "occlusion", "swap", "attribution", "noise", "background"]
+    result = diagnose(net, probe, *question, checks=checks, layer="layer", fills=["grey", "skin"])
+    assert values(result)["accuracy"] == values(result)["follow"] == 1
+    assert values(result)["crr/place"] < 0.05
+    assert result.missing == {}
+    assert len(result.examples) == 4
+
+
+class Brightness(nn.Module):
+    """Whether the middle of the image is bright."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Identity()
+
+    def forward(self, x):
+        return 20 * (self.layer(x)[:, :, 8:14, 10:22].mean((1, 2, 3)) - 0.47)

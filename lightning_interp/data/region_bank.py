@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_interp.data.part_regions import CheckedRegions, FindRegions, default_regions, equal_area
+from lightning_interp.data.part_regions import CheckedRegions, FindRegions, PartRegions, default_regions, equal_area
 from lightning_interp.data.probe import ProbeSet
 from lightning_interp.errors import DatasetError
 
@@ -20,6 +20,9 @@ SKIN = "skin"
 class RegionBank:
     """Region masks of some images.
 
+    Pixels that a context shares with the region are the region's alone, for hiding them would hide the cause: with
+    ``region="mouth"`` the context "face" is the face without its mouth.
+
     Args:
         probe: The probe set.
         indices: The images.
@@ -29,10 +32,11 @@ class RegionBank:
 
     Attributes:
         names: The regions, the control included, and "skin" where that is known.
+        shown: By region, ``(n,)`` bool, which of the images show it.
 
     Raises:
-        DatasetError: If a region is unknown, has no pixel in any image, two of them are one, or one has the control's
-            name.
+        DatasetError: If a region is unknown, has no pixel in any image (a context's: outside of the region), two of
+            them are one, or one has the control's name.
     """
 
     def __init__(
@@ -50,32 +54,37 @@ class RegionBank:
             raise DatasetError(f"'{CONTROL}' is the name of the unrelated region of equal area; rename yours")
         self.region, self.wanted = region, wanted
         self._find = default_regions(probe, wanted) if find is None else CheckedRegions(find, wanted)
-        if find is None and SKIN not in wanted and SKIN in default_regions(probe).names:
-            self._find = default_regions(probe, [*wanted, SKIN])
+        if isinstance(self._find, PartRegions) and SKIN in PartRegions(probe).names:
+            self._find = PartRegions(probe, [*wanted, SKIN])
         self.names = tuple(dict.fromkeys((*self._find_names(), CONTROL)))
         self._bits: dict[int, NDArray[np.uint8]] = {}
         self._size = (0, 0)
-        seen = np.zeros(len(self.names), dtype=bool)
-        for index in indices:
+        shown = torch.zeros(len(indices), len(self.names), dtype=torch.bool)
+        for row, index in enumerate(indices):
             masks = self._masks(probe, index)
-            seen |= masks.flatten(1).any(1).numpy()
+            shown[row] = masks.flatten(1).any(1)
             self._bits[index] = np.packbits(masks.numpy())
-        for name, known in zip(self.names, seen, strict=True):
-            if name in wanted and not known:
-                raise DatasetError(f"region '{name}' has no pixel in any of the {len(indices)} images of the probe set")
+        self.shown = dict(zip(self.names, shown.unbind(1), strict=True))
+        for name in wanted:
+            if not self.shown[name].any():
+                rest = "" if name == region else f", outside of region '{region}'"
+                raise DatasetError(
+                    f"region '{name}' has no pixel in any of the {len(indices)} images of the probe set{rest}"
+                )
 
     def _find_names(self) -> tuple[str, ...]:
         return tuple(name for name in self._find.names if name in self.wanted or name == SKIN)
 
     def _masks(self, probe: ProbeSet, index: int) -> Tensor:
         item = probe[index]
-        found = self._find(item)
+        found = dict(self._find(item))
         size = (item.image.shape[-2], item.image.shape[-1])
         if self._size == (0, 0):
             self._size = size
         if size != self._size:
             raise DatasetError(f"image {index} is {size}, others are {self._size}: one probe set has one size")
         own = found[self.region]
+        found |= {name: found[name] & ~own for name in self.wanted if name != self.region}
         others = torch.stack([found[name] for name in self.wanted]).any(0)
         control = equal_area(own, others, index)
         kept = {**found, CONTROL: torch.zeros_like(own) if control is None else control}

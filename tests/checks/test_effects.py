@@ -219,17 +219,28 @@ def test_regions_are_those_of_the_users_function():
     assert turned["crr_by_target/makeup"] == pytest.approx(1 - straight["crr_by_target/makeup"])
 
 
-def test_region_that_is_the_whole_image_hides_everything():
+def test_region_that_is_the_whole_image_leaves_no_context():
     everything = torch.ones_like(MOUTH)
-    result = ask(Additive(6, 4), all_versions(), regions=lambda item: {"mouth": everything, "lids": LIDS})
-    found = values(result)
-    # The context is part of it, so that both are hidden; a score of grey is the same for all.
-    assert found["e_region"] == pytest.approx(6 * RED / 2 / scale(Additive(6, 4), all_versions()), abs=1e-5)
-    assert found["accuracy_without_region"] == 0.5
+
+    def regions(item):
+        return {"mouth": everything & ~LIDS if item.index < 4 else everything, "lids": LIDS}
+
+    result = ask(Additive(6, 4), all_versions(), regions=regions)
+    assert values(result)["accuracy_without_region"] == pytest.approx(0.5, abs=4 / 48)
+    assert {name: result.scores[name].count for name in ("e_region", "crr/makeup")} == {
+        "e_region": 48,
+        "crr/makeup": 4,
+    }
     # Where everything is inside, nothing can be said of where the evidence lies.
-    assert math.isnan(found["mass"])
-    assert result.scores["mass"].count == 0
-    assert not math.isnan(found["mass/makeup"])
+    assert result.scores["mass"].count + result.scores["mass/makeup"].count <= 8
+
+
+def test_hiding_a_context_leaves_the_region_in_sight():
+    """A network of the mouth alone does not rely on the face around it."""
+    face = torch.zeros_like(MOUTH)
+    face[4:20, 4:20] = True
+    found = values(ask(Additive(8, 0), biased(), regions=lambda item: {"mouth": MOUTH, "lids": face}))
+    assert [found[name] for name in RATIOS] == pytest.approx([0] * 4, abs=1e-5)
 
 
 class Picky(Remakeable):

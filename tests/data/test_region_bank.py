@@ -3,6 +3,7 @@ import torch
 
 from lightning_interp.data.faces import RenderedFaces
 from lightning_interp.data.part_regions import PartRegions
+from lightning_interp.data.probe import Concept
 from lightning_interp.data.region_bank import CONTROL, SKIN, RegionBank
 from lightning_interp.errors import DatasetError
 from tests.helpers.bias import LIDS, MOUTH, SIZE, TinyFaces, find
@@ -57,6 +58,49 @@ def test_default_regions_bring_skin_along_where_it_is_known():
     masks = kept([1])
     assert all(torch.equal(masks[name][0], found[name]) for name in ("mouth", "eyes", SKIN))
     assert SKIN not in bank(regions=None, probe=TinyFaces(ROWS)).names
+
+
+class Things(TinyFaces):
+    """The same pixels under names that no face part has."""
+
+    concepts = (Concept(1, "dog", "object"), Concept(2, "ball", "object"))
+
+
+class ThingsOfFaces(Things):
+    def facts(self, index):
+        return super().facts(index) | {"landmarks": [[8, 6], [16, 6], [12, 10], [9, 16], [15, 16]]}
+
+
+def test_masks_without_a_part_of_a_face_have_no_skin_to_bring_along():
+    kept = bank(Things(ROWS), region="dog", contexts=["ball", "background"], regions=None)
+    assert kept.names == ("dog", "ball", "background", CONTROL)
+    assert bank(ThingsOfFaces(ROWS), contexts=["eyes"], regions=None).names == ("mouth", "eyes", CONTROL)
+
+
+def test_pixels_of_both_are_the_regions_alone():
+    faces = RenderedFaces(3, size=32)
+    kept, found = bank(faces, contexts=["person"], regions=None)([1]), PartRegions(faces, ["mouth", "person"])(faces[1])
+    assert torch.equal(kept["mouth"][0], found["mouth"])
+    assert torch.equal(kept["person"][0], found["person"] & ~found["mouth"])
+    assert (found["person"] & found["mouth"]).any()
+
+
+def test_context_that_lies_in_the_region_is_refused_and_the_users_masks_are_left_alone():
+    inner, masks = MOUTH.clone(), {"mouth": MOUTH, "lids": LIDS | MOUTH}
+    inner[:16] = False
+    with pytest.raises(DatasetError, match=r"'teeth' has no pixel in any of the 6 images .* outside of region 'mouth'"):
+        bank(contexts=["teeth"], regions=lambda item: {"mouth": MOUTH, "teeth": inner})
+    assert torch.equal(bank(regions=lambda item: masks)([0])["lids"][0], LIDS)
+    assert torch.equal(masks["lids"], LIDS | MOUTH)
+
+
+def test_images_that_show_a_region_are_known():
+    shown = bank(TinyFaces(ROWS, without_mouth=[3]), indices=[1, 3, 5]).shown
+    assert {name: seen.tolist() for name, seen in shown.items()} == {
+        "mouth": [True, False, True],
+        "lids": [True] * 3,
+        CONTROL: [True, False, True],
+    }
 
 
 def test_region_without_a_pixel_in_any_image_is_refused_in_one_image_not():
