@@ -59,5 +59,8 @@ class Asked:
         return torch.full((len(self.indices),), -1) if known is None else known[list(self.indices)]
 
     def sign_label(self, context: str) -> str:
-        """The attribute that signs a context's effect: its own where it is labelled, else the target."""
-        return context if context in self.labelled else self.target
+        """The attribute that signs a context's effect: its own where it is labelled, else the target.
+
+        With more than two classes the target always: their score is the true class's, which no context's label turns.
+        """
+        return context if context in self.labelled and self.num_classes == 2 else self.target

@@ -20,6 +20,8 @@ class Occlusion(Check):
     effect signed by its own label where that is known; ``crr_by_target/<context>``, signed by the target's label;
     ``crr_<fill>/<context>``; ``e_region`` and ``e_context/<context>``, mean loss of the score in mean absolute
     scores; ``e_control``, the same for an unrelated region as large as the region; ``accuracy_without_region``.
+
+    With more than two classes all effects are losses of the true class's log-odds, and ``crr`` is ``crr_by_target``.
     """
 
     name = "occlusion"

@@ -211,6 +211,35 @@ def test_image_without_a_donor_does_not_count():
     assert result.scores["follow"].count == result.scores["scr/makeup"].count == 9
 
 
+# Lipstick on kind 2 only, make-up on kind 1 only.
+KINDS = [(face, int(face % 3 == 2), int(face % 3 == 1)) for face in range(60)]
+
+
+class Kinds(nn.Module):
+    """Tells kind 1 by the lids and kind 2 from kind 0 by the mouth."""
+
+    def __init__(self, region, context):
+        super().__init__()
+        self.layer, self.mouth, self.lids = nn.Identity(), Additive(region, 0), Additive(0, context)
+
+    def forward(self, x):
+        x = self.layer(x)
+        mouth, lids = self.mouth(x), self.lids(x)
+        return torch.stack([-lids - mouth, lids, mouth - lids], 1)
+
+
+@pytest.mark.parametrize(("region", "context"), [(3.0, 9.0), (9.0, 3.0), (9.0, 0.0)])
+def test_effects_on_the_true_of_three_classes_are_not_signed_by_the_context(region, context):
+    def found(known):
+        options = {"checks": ["occlusion", "swap"], "question": ("kind", "mouth", {"makeup": "lids"})}
+        return values(ask(Kinds(region, context), TinyFaces(KINDS, known=known), **options))
+
+    labelled = found(["kind", "makeup"])
+    assert labelled == pytest.approx(found(["kind"]), abs=1e-12)
+    assert labelled["crr/makeup"] == labelled["crr_by_target/makeup"]
+    assert (labelled["e_context/makeup"] > 0.05) == (labelled["swap_context/makeup"] > 0.05) == (context > 0)
+
+
 def test_regions_are_those_of_the_users_function():
     """Swapped round, the same network relies on the other one."""
     swapped = {"regions": lambda item: {"mouth": LIDS, "lids": find(item)["mouth"]}}
