@@ -109,6 +109,7 @@ class Diagnoser:
         count = min(max_samples, len(probe))
         self.indices = [i * len(probe) // count for i in range(count)]
         labels = read_labels(probe, self.indices, target, (target, *contexts, *(outputs or ())))
+        self.bank = RegionBank(probe, self.indices, region, list(contexts.values()), regions)
         self.asked = Asked(
             probe=probe,
             target=target,
@@ -119,12 +120,12 @@ class Diagnoser:
             outputs=None if outputs is None else tuple(outputs),
             fills=tuple(fills),
             indices=self.indices,
+            shown=self.bank.shown,
             remade=Remade(probe),
             training={name: torch.as_tensor(values).long() for name, values in (training or {}).items()},
             expected=dict(expected or {}),
         )
         check_binary(self.asked)
-        self.bank = RegionBank(probe, self.indices, region, list(contexts.values()), regions)
         self.missing = {name: why for name in checks if (why := CHECKS[name].why_not(self.asked)) is not None}
         self.missing |= _unlabelled(self.asked, checks)
         self.checks = tuple(name for name in dict.fromkeys(checks) if CHECKS[name].why_not(self.asked) is None)
@@ -273,8 +274,7 @@ class Diagnoser:
             return captum_heat(self.attribution, self._tail(module, view), module)[: len(view.indices)]
 
         def fetch(wanted: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
-            masks = {name: mask.to(device) for name, mask in self.bank(wanted).items()}
-            return self._images(wanted).to(device), masks
+            return self._images(wanted).to(device), {name: mask.to(device) for name, mask in self.bank(wanted).items()}
 
         images, masks = fetch(indices)
         by_captum = None if self.attribution == ATTRIBUTIONS[0] else attribute

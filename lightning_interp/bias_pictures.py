@@ -1,7 +1,6 @@
 """A few images with their changed versions, the network's answers and the heat map: material for the picture."""
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lightning_interp.bias_results import Example, Version
@@ -9,7 +8,7 @@ from lightning_interp.checks.asked import Asked
 from lightning_interp.checks.attribution import target_heat
 from lightning_interp.checks.view import View
 from lightning_interp.functional.fills import fill
-from lightning_interp.functional.swaps import draw_donors, paste
+from lightning_interp.functional.swaps import paste
 
 
 def example_indices(asked: Asked, count: int) -> list[int]:
@@ -45,13 +44,9 @@ def draw_examples(asked: Asked, view: View, *, heated: bool) -> tuple[Example, .
         absent = (view.target == 0) & (asked.num_classes == 2) & (region == asked.region)
         judged = [None if none else region == asked.region for none in absent.tolist()]
         versions.append((f"{region} masked", filled, judged))
-    _, other = draw_donors(asked.chosen(asked.target))
-    chosen = torch.tensor(list(asked.indices))
-    at = [int(other[asked.indices.index(i)]) for i in view.indices]
-    donors, masks = view.fetch(
-        [int(chosen[donor]) if donor >= 0 else i for donor, i in zip(at, view.indices, strict=True)]
-    )
     for region in asked.regions:
+        _, other = asked.donors(asked.chosen(asked.target), region)
+        donors, masks, _ = view.fetch_donors(other)
         pasted = paste(view.images, view.masks[region], donors, masks[region])
         versions.append((f"other {region}", pasted, [region == asked.region] * len(view.indices)))
     logits = [view.score(images) for _, images, _ in versions]

@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_interp.data.probe import ProbeSet
 from lightning_interp.data.remade import Remade
 from lightning_interp.functional.fills import Fill
+from lightning_interp.functional.swaps import draw_donors
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Asked:
         outputs: What the network's outputs stand for; None for one output or one an answer.
         fills: How to fill regions; the first is the headline.
         indices: The images to probe, on all processes together.
+        shown: By region, ``(n,)`` bool, which of these show it.
         training: By attribute, its values in the training set, where they were given.
         remade: Makes images of the probe set again with attributes set, if it can.
         expected: Signs of the relations that attributes ought to have; a pair not named is unrelated.
@@ -39,6 +41,7 @@ class Asked:
     outputs: tuple[str, ...] | None
     fills: Sequence[Fill]
     indices: Sequence[int]
+    shown: Mapping[str, Tensor]
     remade: Remade
     training: Mapping[str, Tensor] = field(default_factory=dict)
     expected: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -64,3 +67,22 @@ class Asked:
         With more than two classes the target always: their score is the true class's, which no context's label turns.
         """
         return context if context in self.labelled and self.num_classes == 2 else self.target
+
+    def donors(self, labels: Tensor, region: str, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """For each image a donor of the same label and one of another, drawn among the images that show a region.
+
+        Drawn from the whole set, so that they do not depend on the processes.
+
+        Args:
+            labels: ``(n,)`` int64, of the probed images; -1 where unknown.
+            region: The region.
+            seed: Seed of the draw.
+
+        Returns:
+            Each ``(N,)`` int64, indices of the probe set; -1 where there is no donor.
+        """
+        chosen = torch.tensor(list(self.indices))
+        drawn = torch.stack(draw_donors(torch.where(self.shown[region], labels, -1), seed))
+        donors = torch.full((2, len(self.probe)), -1)
+        donors[:, chosen] = torch.where(drawn >= 0, chosen[drawn], -1)
+        return donors[0], donors[1]

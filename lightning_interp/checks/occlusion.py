@@ -1,5 +1,6 @@
 """Region occlusion: what the score loses with the region, or a context, filled."""
 
+import torch
 from torch import Tensor
 
 from lightning_interp.bias_results import Score
@@ -8,9 +9,9 @@ from lightning_interp.checks.base import Check, by_context, score
 from lightning_interp.checks.view import View
 from lightning_interp.data.region_bank import CONTROL
 from lightning_interp.functional.fills import Fill, fill
-from lightning_interp.functional.groups import Learnt
-from lightning_interp.functional.moments import Estimate, mean_estimate
-from lightning_interp.functional.reliance import hit_sums, occlusion_sums, reliance
+from lightning_interp.functional.groups import Learnt, contingency_table
+from lightning_interp.functional.moments import mean_estimate
+from lightning_interp.functional.reliance import occlusion_sums, reliance
 
 
 class Occlusion(Check):
@@ -19,7 +20,8 @@ class Occlusion(Check):
     Scores: ``crr/<context>``, the share of the reliance that is on the context, by the first fill, with the context's
     effect signed by its own label where that is known; ``crr_by_target/<context>``, signed by the target's label;
     ``crr_<fill>/<context>``; ``e_region`` and ``e_context/<context>``, mean loss of the score in mean absolute
-    scores; ``e_control``, the same for an unrelated region as large as the region; ``accuracy_without_region``.
+    scores; ``e_control``, the same for an unrelated region as large as the region; ``accuracy_without_region``,
+    beside the share of the most frequent label among the same images.
 
     With more than two classes all effects are losses of the true class's log-odds, and ``crr`` is ``crr_by_target``.
     """
@@ -32,7 +34,7 @@ class Occlusion(Check):
             self.sums |= {f"own/{how}/{c}": self.empty(8) for c in (*asked.contexts, CONTROL)}
             self.sums |= {f"target/{how}/{c}": self.empty(8) for c in asked.contexts}
         self.sums["region"] = self.empty(8)
-        self.sums |= {"hits": self.empty(3), "area/region": self.empty(1)}
+        self.sums |= {"hidden": self.empty(asked.num_classes, asked.num_classes), "area/region": self.empty(1)}
         self.sums |= {f"area/{c}": self.empty(1) for c in asked.contexts}
 
     def update(self, view: View) -> None:
@@ -54,8 +56,9 @@ class Occlusion(Check):
             if how == asked.fills[0]:
                 hidden = lost[asked.region]
                 self.add("region", occlusion_sums(view.scores, hidden, hidden, target, target, present[asked.region]))
+                label = torch.where(present[asked.region], view.target, -1)
                 predicted = view.classes_of(without[asked.region])
-                self.add("hits", hit_sums(predicted, view.target, present[asked.region]))
+                self.add("hidden", contingency_table([label, predicted], self.sums["hidden"].shape))
         for name, place in (("region", asked.region), *asked.contexts.items()):
             self.add(f"area/{name}", view.masks[place].double().mean((1, 2)).sum()[None])
 
@@ -82,9 +85,12 @@ class Occlusion(Check):
             found |= by_context(scores, context)
         region = reliance(self.sums["region"], learnt.anything)
         control = reliance(self.sums[f"own/{first}/{CONTROL}"], learnt.anything)
-        hits: Estimate = mean_estimate(self.sums["hits"])
+        hidden = self.sums["hidden"]
+        count, right = hidden.sum(), hidden.diagonal().sum()
+        most_frequent = float(hidden.sum(1).max() / count)
+        hits = mean_estimate(torch.stack([count, right, right]))
         return found | {
             "e_region": score(region.region, count=region.images),
             "e_control": score(control.context, count=control.images, chance=0.0),
-            "accuracy_without_region": score(hits, count=float(self.sums["hits"][0]), chance=learnt.accuracy.chance),
+            "accuracy_without_region": score(hits, count=float(count), chance=most_frequent),
         }

@@ -12,7 +12,7 @@ from lightning_interp.functional.groups import Learnt
 from lightning_interp.functional.heads import column
 from lightning_interp.functional.localisation import RIGHT_REASONS, localisation_scores, right_reasons_sums
 from lightning_interp.functional.reliance import background_gap, foreground_sensitivity, paired_hits
-from lightning_interp.functional.swaps import draw_donors, swap_background
+from lightning_interp.functional.swaps import swap_background
 
 NOISE = 0.25
 """Standard deviation of the noise, of images in [0, 1]."""
@@ -53,6 +53,8 @@ class Noise(Check):
 class Background(Check):
     """BG-Gap (check C5b; Xiao et al. 2021): everything but the region from an image of the same, or of any, label.
 
+    Donors are images that show the region, so that theirs can be taken out.
+
     Score: ``background_gap``.
     """
 
@@ -61,22 +63,18 @@ class Background(Check):
     def __init__(self, asked: Asked) -> None:
         super().__init__(asked)
         self.sums = {"hits": self.empty(2, 2)}
-        chosen = torch.tensor(list(asked.indices))
-        same, _ = draw_donors(asked.chosen(asked.target))
-        any_of, _ = draw_donors(torch.zeros(len(chosen), dtype=torch.int64), seed=1)
-        self.donors = [torch.full((len(asked.probe),), -1) for _ in range(2)]
-        for everywhere, found in zip(self.donors, (same, any_of), strict=True):
-            everywhere[chosen] = torch.where(found >= 0, chosen[found], -1)
+        labels = asked.chosen(asked.target)
+        same, _ = asked.donors(labels, asked.region)
+        any_of, _ = asked.donors(torch.zeros_like(labels), asked.region, seed=1)
+        self.donors = same, any_of
 
     def update(self, view: View) -> None:
         """Two forward passes."""
         own = view.masks[self.asked.region]
         keep, predicted = own.flatten(1).any(1), []
         for donors in self.donors:
-            at = donors[view.indices]
-            numbers = torch.where(at >= 0, at, torch.tensor(view.indices)).tolist()
-            images, masks = view.fetch(numbers)
-            keep = keep & (at >= 0).to(keep.device)
+            images, masks, known = view.fetch_donors(donors)
+            keep = keep & known
             predicted.append(view.classes(swap_background(view.images, own, images, masks[self.asked.region])))
         self.add("hits", paired_hits(predicted[0], predicted[1], view.target, keep))
 

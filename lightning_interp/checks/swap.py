@@ -1,6 +1,5 @@
 """Part swap: another image's region, or context, pasted in."""
 
-import torch
 from torch import Tensor
 
 from lightning_interp.bias_results import Score
@@ -8,9 +7,9 @@ from lightning_interp.checks.asked import Asked
 from lightning_interp.checks.base import Check, by_context, score
 from lightning_interp.checks.view import View
 from lightning_interp.functional.groups import Learnt
-from lightning_interp.functional.moments import mean_estimate
+from lightning_interp.functional.moments import mean, mean_estimate
 from lightning_interp.functional.reliance import hit_sums, reliance, swap_sums
-from lightning_interp.functional.swaps import draw_donors, paste
+from lightning_interp.functional.swaps import paste
 
 
 class Swap(Check):
@@ -18,36 +17,33 @@ class Swap(Check):
 
     Scores: ``scr/<context>``, the share of the reliance that is on the context; ``swap_region`` and
     ``swap_context/<context>``, mean effect of another label's part in mean absolute scores; ``follow``, how often the
-    prediction follows a pasted region of another label.
+    prediction follows a pasted region of another label, beside how often it is that label as the image is. Donors are
+    images that show the part.
     """
 
     name = "swap"
 
     def __init__(self, asked: Asked) -> None:
         super().__init__(asked)
-        # Positions in the whole set, drawn from its labels alone, so that they do not depend on the processes.
-        signs = {asked.target, *(asked.sign_label(context) for context in asked.contexts)}
-        self.donors = {name: self._draw(name) for name in sorted(signs)}
-        self.sums = {context: self.empty(8) for context in asked.contexts} | {"follow": self.empty(3)}
-
-    def _draw(self, name: str) -> tuple[Tensor, Tensor]:
-        chosen = torch.tensor(list(self.asked.indices))
-        found = []
-        for donors in draw_donors(self.asked.chosen(name)):
-            everywhere = torch.full((len(self.asked.probe),), -1)
-            everywhere[chosen] = torch.where(donors >= 0, chosen[donors], -1)
-            found.append(everywhere)
-        return found[0], found[1]
+        # By the attribute whose label they share, or not, and the part that is taken of them.
+        swaps = [(asked.target, asked.region), *((asked.sign_label(c), place) for c, place in asked.contexts.items())]
+        self.donors = {(name, place): asked.donors(asked.chosen(name), place) for name, place in swaps}
+        self.sums = {context: self.empty(8) for context in asked.contexts}
+        self.sums |= {"follow": self.empty(3), "stay": self.empty(3)}
 
     def update(self, view: View) -> None:
         """Paste two donors' regions and two donors' contexts; one forward pass each."""
         asked = self.asked
-        outputs, keep, others = self._paste(view, asked.target, asked.region)
+        swap = asked.target, asked.region
+        outputs, keep = self._paste(view, swap)
         region = tuple(view.score_of(out) for out in outputs)
-        followed = torch.where(others >= 0, self.asked.labels[asked.target][others.clamp(min=0)], -1)
-        self.add("follow", hit_sums(view.classes_of(outputs[1]), followed.to(view.images.device), keep))
+        pasted = asked.labels[asked.target][self.donors[swap][1][view.indices]].to(view.images.device)
+        after = view.classes_of(outputs[1])
+        known = keep & (view.predicted >= 0) & (after >= 0)
+        self.add("follow", hit_sums(after, pasted, known))
+        self.add("stay", hit_sums(view.predicted, pasted, known))
         for context, place in asked.contexts.items():
-            outputs, both, _ = self._paste(view, asked.sign_label(context), place)
+            outputs, both = self._paste(view, (asked.sign_label(context), place))
             swapped = tuple(view.score_of(out) for out in outputs)
             own = view.sign_label(asked.sign_label(context))
             sums = swap_sums(
@@ -60,19 +56,16 @@ class Swap(Check):
             )
             self.add(context, sums)
 
-    def _paste(self, view: View, name: str, region: str) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Outputs with a region of a donor of the same and of another label, which images count, the other donors."""
-        own = view.masks[region]
+    def _paste(self, view: View, swap: tuple[str, str]) -> tuple[list[Tensor], Tensor]:
+        """Outputs with the part of a donor of the same label and of one of another, and which images have both."""
+        _, place = swap
+        own = view.masks[place]
         keep, outputs = own.flatten(1).any(1), []
-        for donors in self.donors[name]:
-            at = donors[view.indices]
-            # An image without a donor stands in for it and does not count.
-            numbers = torch.where(at >= 0, at, torch.tensor(view.indices)).tolist()
-            images, masks = view.fetch(numbers)
-            keep = keep & (at >= 0).to(keep.device) & masks[region].flatten(1).any(1)
-            pasted = paste(view.images, own, images, masks[region])
-            outputs.append(view.answer(pasted).double())
-        return outputs, keep, self.donors[name][1][view.indices]
+        for donors in self.donors[swap]:
+            images, masks, known = view.fetch_donors(donors)
+            keep = keep & known
+            outputs.append(view.answer(paste(view.images, own, images, masks[place])).double())
+        return outputs, keep
 
     def scores(self, learnt: Learnt) -> dict[str, Score]:
         """See the class."""
@@ -86,4 +79,5 @@ class Swap(Check):
             }
             found |= by_context(scores, context)
         follow = mean_estimate(self.sums["follow"])
-        return found | {"follow": score(follow, count=float(self.sums["follow"][0]), chance=0.5)}
+        chance = float(mean(self.sums["stay"]))
+        return found | {"follow": score(follow, count=float(self.sums["follow"][0]), chance=chance)}

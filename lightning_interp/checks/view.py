@@ -105,6 +105,19 @@ class View:
             return torch.where(labels >= 0, 1, labels)
         return labels
 
+    def fetch_donors(self, donors: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Donors of these images, and which have one; an image without stands in for it.
+
+        Args:
+            donors: ``(N,)`` int64, of :meth:`~lightning_interp.checks.asked.Asked.donors`.
+
+        Returns:
+            Images ``(B, C, H, W)``, by region masks ``(B, H, W)`` bool, and ``(B,)`` bool.
+        """
+        at = donors[self.indices]
+        images, masks = self.fetch(torch.where(at >= 0, at, torch.tensor(self.indices)).tolist())
+        return images, masks, (at >= 0).to(images.device)
+
     @cached_property
     def gradients(self) -> Gradients:
         """Gradients at the layer looked at."""

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lightning_interp.checks.swap import Swap
+from lightning_interp.data.probe import Labels
 from lightning_interp.errors import DatasetError
 from tests.helpers.bias import (
     LID,
@@ -151,8 +152,8 @@ def test_image_without_the_region_is_left_out_and_counted():
     assert with_all.scores["crr/makeup"].count == with_all.scores["mass"].count * 2 == 40
     for name in ("crr/makeup", "e_region", "e_control", "accuracy_without_region"):
         assert some.scores[name].count == 33, name
-    # A swap needs two donors that show the region, too.
-    assert 0 < some.scores["scr/makeup"].count < 33
+    # Donors are drawn among the 33.
+    assert some.scores["scr/makeup"].count == some.scores["follow"].count == 33
     # Accuracy and re-rendering need no region.
     for name in ("accuracy", "exact_reliance/makeup"):
         assert some.scores[name].count == 40
@@ -197,9 +198,9 @@ def test_an_image_that_is_its_own_donor_answers_as_it_is():
     diagnoser.describe(model)
     view, swap = diagnoser._view(model, model, range(10)), Swap(diagnoser.asked)
     everyone = torch.arange(40)
-    swap.donors = dict.fromkeys(swap.donors, (everyone, everyone))
+    swap.donors = dict.fromkeys([("lipstick", "mouth"), ("lipstick", "lids")], (everyone, everyone))
     for region in ("mouth", "lids"):
-        outputs, keep, _ = swap._paste(view, "lipstick", region)
+        outputs, keep = swap._paste(view, ("lipstick", region))
         assert keep.all()
         assert all(torch.equal(out, view.outputs) for out in outputs)
 
@@ -209,6 +210,51 @@ def test_image_without_a_donor_does_not_count():
     probe = TinyFaces([(face, int(face > 0), face % 2) for face in range(10)])
     result = ask(Additive(8, 0), probe, checks=["swap"])
     assert result.scores["follow"].count == result.scores["scr/makeup"].count == 9
+
+
+class Sparse(TinyFaces):
+    """Lids are seen in images 0 to 9 and 20 to 29."""
+
+    def labels(self, index):
+        plane = super().labels(index).planes["part"]
+        return Labels({"part": plane if index % 20 < 10 else torch.where(LIDS, 0, plane)})
+
+
+def find_both(item):
+    return {"mouth": item.labels.planes["part"] == 1, "lids": item.labels.planes["part"] == 2}
+
+
+def test_donors_are_images_that_show_the_part():
+    probe = biased(kind=Sparse, without_mouth=range(4, 40))
+    result = ask(Additive(6, 4), probe, checks=["swap"], regions=find_both)
+    assert result.scores["follow"].count == result.scores["scr/makeup"].count == 4
+
+
+def test_pictures_take_a_part_from_an_image_that_shows_it():
+    probe = biased(kind=Sparse, without_mouth=range(2, 40, 2))
+    for example in ask(Additive(6, 4), probe, checks=["groups"], regions=find_both, examples=40).examples:
+        logits = {version.caption: version.logit for version in example.versions}
+        assert (logits["other mouth"] != logits["as it is"]) == (example.index not in probe.without_mouth)
+        assert (logits["other lids"] != logits["as it is"]) == (example.index % 20 < 10)
+
+
+@pytest.mark.parametrize("conflicting", [4, 20])
+def test_chance_to_follow_is_that_of_an_answer_that_stays(conflicting):
+    """A network that does not see the region follows as often as it was wrong."""
+    result = ask(Additive(0, 8), biased(40, conflicting), checks=["swap"])
+    follow = result.scores["follow"]
+    assert follow.value == follow.chance == pytest.approx(1 - values(result)["accuracy"])
+    seen = ask(Additive(8, 0), biased(), checks=["swap"]).scores["follow"]
+    assert (seen.value, seen.chance) == (1, 0)
+
+
+def test_chance_without_the_region_is_the_share_of_the_most_frequent_label():
+    rows = [(face, int(face % 10 == 0), face % 2) for face in range(40)]
+    result = ask(Additive(8, 0), TinyFaces(rows, without_mouth=range(1, 9)), checks=["occlusion"])
+    hidden = result.scores["accuracy_without_region"]
+    assert hidden.count == 32
+    assert hidden.chance == pytest.approx(28 / 32)
+    assert result.scores["accuracy"].chance == pytest.approx(36 / 40)
 
 
 # Lipstick on kind 2 only, make-up on kind 1 only.
@@ -256,9 +302,10 @@ def test_region_that_is_the_whole_image_leaves_no_context():
 
     result = ask(Additive(6, 4), all_versions(), regions=regions)
     assert values(result)["accuracy_without_region"] == pytest.approx(0.5, abs=4 / 48)
-    assert {name: result.scores[name].count for name in ("e_region", "crr/makeup")} == {
+    assert {name: result.scores[name].count for name in ("e_region", "crr/makeup", "scr/makeup")} == {
         "e_region": 48,
         "crr/makeup": 4,
+        "scr/makeup": 4,
     }
     # Where everything is inside, nothing can be said of where the evidence lies.
     assert result.scores["mass"].count + result.scores["mass/makeup"].count <= 8

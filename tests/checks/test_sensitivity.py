@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers.bias import MOUTH, SIZE, Additive, Heads, all_versions, ask, biased, values
+from lightning_interp.checks.sensitivity import Background
+from tests.helpers.bias import MOUTH, SIZE, Additive, Heads, all_versions, ask, biased, make_diagnoser, values
 
 CHECKS = ["noise", "background", "gradient"]
 
@@ -43,6 +44,18 @@ def test_image_without_the_region_does_not_count():
 def test_constant_network_has_no_sensitivity():
     found = values(ask(Additive(0, 0), biased(), checks=["noise"]))
     assert math.isnan(found["rfs/makeup"])
+
+
+def test_background_comes_from_images_that_show_the_region():
+    probe, model = biased(without_mouth=range(4, 40)), Additive(0, 8)
+    # Two of each label are left, so that each has the other as donor.
+    assert ask(model, probe, checks=["background"]).scores["background_gap"].count == 4
+    diagnoser = make_diagnoser(probe, checks=["background"])
+    view = diagnoser._view(model, model, range(40))
+    for donors in Background(diagnoser.asked).donors:
+        _, masks, known = view.fetch_donors(donors)
+        assert known.tolist() == [True] * 4 + [False] * 36
+        assert masks["mouth"][known].flatten(1).any(1).all()
 
 
 def test_background_gap_is_that_of_the_context():
