@@ -13,8 +13,16 @@ from lightning_interp._extras import require
 from lightning_interp.bias_pictures import draw_examples, example_indices
 from lightning_interp.bias_results import BiasResult, Example, Score
 from lightning_interp.checks import CHECKS, DEFAULT_CHECKS, Check
+from lightning_interp.checks.answers import Answers
 from lightning_interp.checks.asked import Asked
-from lightning_interp.checks.labels import check_binary, count_classes, label_classes, read_labels
+from lightning_interp.checks.labels import (
+    check_binary,
+    check_expected,
+    count_classes,
+    label_classes,
+    read_labels,
+    read_training,
+)
 from lightning_interp.checks.relations import AttributeRelations
 from lightning_interp.checks.view import View
 from lightning_interp.data.part_regions import FindRegions, check_names
@@ -23,9 +31,8 @@ from lightning_interp.data.region_bank import CONTROL, RegionBank
 from lightning_interp.data.remade import Remade
 from lightning_interp.errors import DatasetError, LayerError
 from lightning_interp.functional.fills import FILLS, Fill
-from lightning_interp.functional.groups import contingency_table, what_is_learnt
+from lightning_interp.functional.groups import Learnt
 from lightning_interp.functional.heads import attribute_logit
-from lightning_interp.functional.moments import mean_estimate
 from lightning_interp.probing.attribution import ATTRIBUTIONS, Attribution, captum_heat
 from lightning_interp.probing.describe import describe_layers
 from lightning_interp.probing.gradients import Gradients, layer_gradients
@@ -122,10 +129,12 @@ class Diagnoser:
             indices=self.indices,
             shown=self.bank.shown,
             remade=Remade(probe),
-            training={name: torch.as_tensor(values).long() for name, values in (training or {}).items()},
+            training=read_training(training or {}, target, tuple(contexts)),
             expected=dict(expected or {}),
         )
         check_binary(self.asked)
+        if outputs is not None:
+            check_expected(self.asked.expected, outputs)
         self.missing = {name: why for name in checks if (why := CHECKS[name].why_not(self.asked)) is not None}
         self.missing |= _unlabelled(self.asked, checks)
         self.checks = tuple(name for name in dict.fromkeys(checks) if CHECKS[name].why_not(self.asked) is None)
@@ -194,15 +203,15 @@ class Diagnoser:
         start = time.perf_counter()
         with probing(module):
             # Inside, for sums made in inference mode could not be added to.
-            checks = [CHECKS[name](self.asked) for name in self.checks]
-            tables = self._tables()
+            answers = Answers(self.asked)
+            checks = [answers, *(CHECKS[name](self.asked) for name in self.checks)]
             # Between two steps of DDP each process has batch statistics of its own; rank zero's are saved.
             ranks.agree(None)
             ranks.share(module.buffers())
             error, stopped = None, False
             examples: tuple[Example, ...] = ()
             try:
-                self._sweep(module, forward or module, ranks, checks, tables, should_stop)
+                self._sweep(module, forward or module, ranks, checks, should_stop)
                 if ranks.rank == 0:
                     examples = self._draw(module, forward or module)
             except Stopped:
@@ -214,14 +223,8 @@ class Diagnoser:
             if any(stopped for stopped, _ in notes):
                 return None
             _gather(checks, [own for _, own in notes])
-            _reduce(ranks, [*tables.values(), *(sums for check in checks for sums in check.sums.values())])
-        return self._result(checks, tables, examples, start, meta)
-
-    def _tables(self) -> dict[str, Tensor]:
-        """Images by label and prediction: of the target, then of the contexts that a prediction could be."""
-        classes = self.asked.num_classes
-        binary = [name for name in self.asked.labelled if classes == 2 and int(self.asked.chosen(name).max()) < 2]
-        return {name: torch.zeros(classes, classes, dtype=torch.float64) for name in (self.asked.target, *binary)}
+            _reduce(ranks, [sums for check in checks for sums in check.sums.values()])
+        return self._result(checks, answers.learnt(), examples, start, meta)
 
     def _sweep(
         self,
@@ -229,7 +232,6 @@ class Diagnoser:
         forward: Forward,
         ranks: Ranks,
         checks: Sequence[Check],
-        tables: Mapping[str, Tensor],
         should_stop: Callable[[], bool] | None,
     ) -> None:
         own = self.indices[ranks.rank :: ranks.world]
@@ -237,8 +239,6 @@ class Diagnoser:
             if should_stop is not None and should_stop():
                 raise Stopped
             view = self._view(module, forward, own[first : first + self.batch_size])
-            for name, table in tables.items():
-                table += contingency_table([view.label(name), view.predicted], table.shape).cpu()
             for check in checks:
                 check.update(view)
 
@@ -301,23 +301,12 @@ class Diagnoser:
     def _result(
         self,
         checks: Sequence[Check],
-        tables: Mapping[str, Tensor],
+        learnt: Learnt,
         examples: tuple[Example, ...],
         start: float,
         meta: Mapping[str, Any] | None,
     ) -> BiasResult:
-        table, *others = (table.round().long() for table in tables.values())
-        learnt = what_is_learnt(table, others)
-        accuracy = learnt.accuracy
-        total = float(table.sum())
-        right = float(table.diagonal().sum())
-        share = mean_estimate(torch.tensor([total, right, right], dtype=torch.float64))
-        scores = {
-            "accuracy": Score(*share, chance=float(table.sum(1).max()) / max(total, 1), count=int(total)),
-            "balanced_accuracy": Score(accuracy.value, low=accuracy.low, chance=accuracy.chance, count=int(total)),
-        }
-        for check in checks:
-            scores |= check.scores(learnt)
+        scores = {name: score for check in checks for name, score in check.scores(learnt).items()}
         relations = [check.relations(learnt) for check in checks if isinstance(check, AttributeRelations)]
         return BiasResult(
             target=self.asked.target,

@@ -1,7 +1,7 @@
 """Labels of a probe set as the checks need them: read once, whole numbers, and fit for the network's outputs."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -61,6 +61,48 @@ def check_binary(asked: Asked) -> None:
             raise DatasetError(f"'{name}' has label {highest}; contexts and named outputs are binary, 0 or 1")
 
 
+def read_training(
+    given: Mapping[str, Sequence[int] | Tensor], target: str, contexts: Sequence[str]
+) -> dict[str, Tensor]:
+    """``(M,)`` int64 by attribute: labels of the M training images.
+
+    Args:
+        given: By attribute, whole numbers of any type.
+        target: The attribute whose classes :func:`count_classes` checks, once they are known.
+        contexts: The binary ones.
+
+    Raises:
+        DatasetError: If an attribute is neither target nor context, the numbers of labels differ, or a label is no
+            class number.
+    """
+    check_names(given, (target, *contexts), "attribute in training=")
+    labels = {name: _class_numbers(values, name) for name, values in given.items()}
+    counts = {name: len(values) for name, values in labels.items()}
+    if len(set(counts.values())) > 1:
+        different = " and ".join(f"{count} labels of '{name}'" for name, count in counts.items())
+        raise DatasetError(f"training= has {different}; give one of each a training image")
+    for name in set(contexts) & set(labels):
+        if (highest := int(labels[name].max())) > 1:
+            raise DatasetError(f"training= has {highest} for '{name}'; contexts are binary, 0 or 1")
+    return labels
+
+
+def check_expected(expected: Mapping[tuple[str, str], int], outputs: Sequence[str]) -> None:
+    """Check the signs of relations that attributes ought to have, by pair.
+
+    Raises:
+        DatasetError: If a pair is not two different outputs, occurs in both orders, or has another sign than 1, 0, -1.
+    """
+    seen: set[frozenset[str]] = set()
+    for pair, sign in expected.items():
+        if not isinstance(pair, tuple) or not len(pair) == len(set(pair)) == 2 or sign not in (-1, 0, 1):
+            raise DatasetError(f"expected[{pair!r}] is {sign!r}; give two different outputs and one of 1, 0, -1")
+        check_names(pair, outputs, "output in expected=")
+        if frozenset(pair) in seen:
+            raise DatasetError(f"expected= names {' and '.join(pair)} twice")
+        seen.add(frozenset(pair))
+
+
 def count_classes(asked: Asked, outputs: Tensor) -> int:
     """Classes of the target that the network tells apart: the probe set may lack some.
 
@@ -69,8 +111,19 @@ def count_classes(asked: Asked, outputs: Tensor) -> int:
         outputs: ``(B,)`` or ``(B, K)``, the network's.
 
     Raises:
-        DatasetError: If the labels have more classes, or the outputs could be attributes as well.
+        DatasetError: If labels, of the probe set or of training, have more classes, or the outputs could be
+            attributes as well.
     """
+    classes = _told_apart(asked, outputs)
+    trained = asked.training.get(asked.target)
+    if trained is not None and (highest := int(trained.max())) >= classes:
+        raise DatasetError(
+            f"training= has {highest} for '{asked.target}', the network tells {classes} classes apart, from 0"
+        )
+    return classes
+
+
+def _told_apart(asked: Asked, outputs: Tensor) -> int:
     if asked.outputs is not None:
         return 2
     labelled = label_classes(asked.labels[asked.target])
@@ -92,3 +145,16 @@ def _class_number(value: Any, name: str, index: int) -> int:
     if number != value or number < 0:
         raise DatasetError(f"attribute '{name}' of image {index} is {value!r}; labels are whole numbers from 0")
     return number
+
+
+def _class_numbers(values: Sequence[int] | Tensor, name: str) -> Tensor:
+    try:
+        labels = torch.as_tensor(values)
+    except (TypeError, ValueError):
+        labels = torch.empty(0)
+    if labels.ndim != 1 or not len(labels):
+        raise DatasetError(f"training= has no labels of '{name}': give one whole number a training image")
+    wrong = labels[(labels != labels.long()) | (labels < 0)]
+    if len(wrong):
+        raise DatasetError(f"training= has {float(wrong[0]):g} for '{name}'; labels are whole numbers from 0")
+    return labels.long()

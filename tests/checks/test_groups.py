@@ -1,10 +1,12 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from tests.helpers.bias import Additive, TinyFaces, all_versions, ask, biased, values
+from lightning_interp.errors import DatasetError
+from tests.helpers.bias import Additive, TinyFaces, all_versions, ask, biased, make_diagnoser, values
 
 CHECKS = ["groups"]
 
@@ -62,6 +64,39 @@ def test_training_shares_give_the_adjusted_average_and_the_direction_of_the_bias
     assert found["bias_amplification/makeup"] == pytest.approx((0.25 + 0.25 + 0 + 0) / 4)
     only_one = values(by_hand(training={"lipstick": y}))
     assert "adjusted_accuracy/makeup" not in only_one
+
+
+@pytest.mark.parametrize(
+    ("training", "text"),
+    [
+        ({"lipstik": [0, 1], "makeup": [0, 1]}, "unknown attribute in training= 'lipstik'; did you mean 'lipstick'"),
+        ({"lipstick": [0, 1], "blond": [0, 1]}, "unknown attribute in training= 'blond'; there are lipstick, makeup"),
+        ({"lipstick": [0, 1, 1], "makeup": [0, 1]}, "training= has 3 labels of 'lipstick' and 2 labels of 'makeup'"),
+        ({"lipstick": [0, 1], "makeup": [-1, 1]}, "training= has -1 for 'makeup'; labels are whole numbers from 0"),
+        ({"lipstick": [0.9, 1], "makeup": [0, 1]}, "training= has 0.9 for 'lipstick'"),
+        ({"lipstick": [math.nan, 1], "makeup": [0, 1]}, "training= has nan for 'lipstick'"),
+        ({"lipstick": [0, 1], "makeup": [0, 2]}, "training= has 2 for 'makeup'; contexts are binary, 0 or 1"),
+        ({"lipstick": ["no", "yes"], "makeup": [0, 1]}, "training= has no labels of 'lipstick'"),
+        ({"lipstick": [[0, 1]], "makeup": [0, 1]}, "training= has no labels of 'lipstick'"),
+        ({"lipstick": [], "makeup": []}, "training= has no labels of 'lipstick'"),
+    ],
+)
+def test_training_labels_that_do_not_fit_are_named_at_once(training, text):
+    with pytest.raises(DatasetError, match=text):
+        make_diagnoser(biased(), training=training)
+
+
+def test_training_labels_may_be_of_any_type_that_holds_whole_numbers():
+    given = {"lipstick": torch.tensor([0.0, 1.0, 1.0]), "makeup": np.array([False, True, False])}
+    found = make_diagnoser(biased(), training=given).asked.training
+    assert {name: values.tolist() for name, values in found.items()} == {"lipstick": [0, 1, 1], "makeup": [0, 1, 0]}
+
+
+def test_training_may_have_classes_that_the_probe_set_lacks_but_not_the_network():
+    training = {"lipstick": [0, 1, 2], "makeup": [0, 1, 1]}
+    diagnoser = make_diagnoser(biased(), checks=CHECKS, training=training)
+    with pytest.raises(DatasetError, match="training= has 2 for 'lipstick', the network tells 2 classes apart"):
+        diagnoser.describe(Additive(6, 4))
 
 
 def test_shortcut_is_at_its_worst_in_the_conflicting_groups():

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from tests.helpers.bias import Additive, Heads, all_versions, ask, biased, values
+from lightning_interp.errors import DatasetError
+from tests.helpers.bias import Additive, Heads, all_versions, ask, biased, make_diagnoser, values
 
 CHECKS = ["relations"]
 NAMED = {"outputs": ["lipstick", "makeup", "third"]}
@@ -89,6 +90,24 @@ def test_named_unrelated_pairs_set_the_reference():
     assert known.relations.kl[0, 1] > 0
     found = {(f.first, f.second) for f in known.relations.findings}
     assert ("makeup", "third") not in found
+
+
+@pytest.mark.parametrize(
+    ("expected", "text"),
+    [
+        ({("Lipstick", "makeup"): 1}, "unknown output in expected= 'Lipstick'; did you mean 'lipstick'"),
+        ({("makeup", "thrid"): 0}, "unknown output in expected= 'thrid'; did you mean 'third'"),
+        ({("lipstick", "makeup"): 2}, "is 2; give"),
+        ({("lipstick", "makeup"): 0.5}, "is 0.5; give"),
+        ({("lipstick", "lipstick"): 1}, "'lipstick'.* is 1; give"),
+        ({("lipstick", "makeup", "third"): 1}, "is 1; give two different outputs and one of 1, 0, -1"),
+        ({"lipstick": 1}, "is 1; give"),
+        ({("lipstick", "makeup"): 1, ("makeup", "lipstick"): 0}, "makeup and lipstick twice"),
+    ],
+)
+def test_expected_relations_that_do_not_fit_are_named_at_once(expected, text):
+    with pytest.raises(DatasetError, match=text):
+        make_diagnoser(biased(), checks=CHECKS, expected=expected, **NAMED)
 
 
 def test_unlabelled_output_has_no_phi_but_a_cosine():
