@@ -11,7 +11,7 @@ from lightning_interp.callbacks.loss_term import LossTerm, add_to_loss
 from lightning_interp.data.part_regions import check_names
 from lightning_interp.errors import LayerError
 from lightning_interp.functional.filter_losses import FilterLoss
-from lightning_interp.functional.filter_templates import Centre, Template
+from lightning_interp.functional.filter_templates import Centre, Template, check_template
 from lightning_interp.functional.mutual_information import mutual_information
 from lightning_interp.functional.spatial_compactness import spatial_compactness
 from lightning_interp.losses.filter_loss import LabelConditionedLoss
@@ -62,7 +62,8 @@ class InterpretableFilters(LossTerm):
         start_epoch: First epoch with a weight, where that is a number; before it, the classes' statistics are taken.
         labels: Where the batch has the labels, ``(B,)`` integers or ``(B, K)`` memberships: a position, a key, or a
             function of the batch.
-        template: See :func:`~lightning_interp.functional.filter_templates.templates_at`.
+        template: Slope of the label-conditioned loss' templates, or beta itself, larger for smaller parts
+            (:func:`~lightning_interp.functional.filter_templates.templates_at`).
         centre: See :func:`~lightning_interp.functional.filter_templates.map_centres`.
         name: First part of every tag.
 
@@ -71,7 +72,7 @@ class InterpretableFilters(LossTerm):
             values below 0.
         ProbeError: With manual optimisation or sharded weights; with :class:`LabelConditionedLoss` do it by hand.
         DatasetError: If the loss is unknown.
-        ValueError: If ``num_classes`` is missing; at the first step, if labels do not fit.
+        ValueError: If ``num_classes`` is missing or the template unknown; at the first step, if labels do not fit.
     """
 
     title = "filters"
@@ -91,6 +92,7 @@ class InterpretableFilters(LossTerm):
         name: str = "filters",
     ) -> None:
         check_names([loss], get_args(Loss), "filter loss")
+        check_template(template)
         if loss == "label_conditioned" and num_classes is None:
             raise ValueError("the label-conditioned loss needs num_classes, the number of classes of the labels")
         self.layers, self.num_classes, self.loss, self.labels = layers, num_classes, loss, labels

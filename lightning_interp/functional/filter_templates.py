@@ -10,7 +10,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-Template = Literal["paper", "code"]
+_Named = Literal["paper", "code"]
+Template = _Named | float
 Centre = Literal["argmax", "centroid"]
 
 _PAPER_BETA = 4.0
@@ -31,6 +32,17 @@ def check_maps(x: Tensor) -> None:
         raise ValueError(f"expected feature maps (B, F, H, W) of floats, got {tuple(x.shape)} of {x.dtype}")
     if x.shape[2] * x.shape[3] == 1:
         raise ValueError(f"feature maps of shape {tuple(x.shape)} are 1 x 1: a filter has no position there")
+
+
+def check_template(template: Template) -> None:
+    """Refuse what is neither the name of a template nor a beta above 0.
+
+    Raises:
+        ValueError: If so; the message has the names.
+    """
+    known = template > 0 if isinstance(template, (int, float)) else template in get_args(_Named)
+    if not known:
+        raise ValueError(f"unknown template={template!r}; there are {', '.join(get_args(_Named))}, or beta above 0")
 
 
 def in_float32(x: Tensor) -> Tensor:
@@ -70,13 +82,15 @@ def templates_at(row: Tensor, column: Tensor, size: tuple[int, int], template: T
 
     ``"paper"``: slope beta / n with beta = 4 along an axis of n cells, printed for square maps. ``"code"``: 2 w3 / (n -
     1) with w3 = 2, where the released code starts. It lays the n cells over [-1, 1], and takes the table of the rows
-    for the columns too; here each axis has its own, for either template.
+    for the columns too; here each axis has its own, for either template. A number is beta itself: either of the named
+    templates is above 0 in a quarter of the map's length around its peak, which suits parts that fill as much of the
+    image (heads of cropped animals); parts that are smaller want a larger beta.
 
     Args:
         row: ``(...)`` float, from 0.
         column: ``(...)`` float, from 0.
         size: ``(H, W)`` of the maps.
-        template: Which slope.
+        template: Which slope, or beta, above 0.
 
     Returns:
         ``(..., H, W)`` of the dtype of ``row``, in [-1, 1].
@@ -84,11 +98,11 @@ def templates_at(row: Tensor, column: Tensor, size: tuple[int, int], template: T
     Raises:
         ValueError: If ``template`` is unknown.
     """
-    if template not in get_args(Template):
-        raise ValueError(f"unknown template={template!r}; there are {', '.join(get_args(Template))}")
+    check_template(template)
 
     def fall(at: Tensor, n: int) -> Tensor:
-        slope = _PAPER_BETA / n if template == "paper" else 2 * _CODE_W3 / max(n - 1, 1)
+        beta = _PAPER_BETA if template == "paper" else template
+        slope = 2 * _CODE_W3 / max(n - 1, 1) if beta == "code" else float(beta) / n
         return slope * (torch.arange(n, dtype=at.dtype, device=at.device) - at[..., None]).abs()
 
     height, width = size

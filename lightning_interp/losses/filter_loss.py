@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from lightning_interp.functional.filter_losses import FilterLoss, label_conditioned
-from lightning_interp.functional.filter_templates import Centre, Template
+from lightning_interp.functional.filter_templates import Centre, Template, check_template
 from lightning_interp.functional.reduction import LOCAL, Reduction
 from lightning_interp.losses.filter_assignment import FilterAssignment
 
@@ -24,12 +24,16 @@ class LabelConditionedLoss(nn.Module):
         num_classes: K; 1 for images of one class against all others, with labels ``(B, 1)`` bool.
         template: See :func:`~lightning_interp.functional.filter_templates.templates_at`.
         centre: See :func:`~lightning_interp.functional.filter_templates.map_centres`.
+
+    Raises:
+        ValueError: If the template is unknown.
     """
 
     def __init__(
         self, num_filters: int, num_classes: int, template: Template = "code", centre: Centre = "argmax"
     ) -> None:
         super().__init__()
+        check_template(template)
         self.assignment = FilterAssignment(num_filters, num_classes)
         self.template: Template = template
         self.centre: Centre = centre

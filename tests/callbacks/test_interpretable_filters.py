@@ -286,3 +286,8 @@ def test_two_of_one_name_are_refused_and_two_of_two_names_add_up(tmp_path):
     single = InterpretableFilters(["features"], loss="spatial_compactness", weight=0.5)
     make_trainer(tmp_path, callbacks=[single]).fit(once, DataLoader(data(), 6))
     same(module, once, 1e-5)
+
+
+def test_an_unknown_template_is_refused_on_construction():
+    with pytest.raises(ValueError, match="unknown template=-1; there are paper, code, or beta above 0"):
+        InterpretableFilters(["layer"], 2, template=-1)

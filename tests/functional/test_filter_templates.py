@@ -38,6 +38,16 @@ def test_equal_to_loops_on_any_shape(size, centre):
     torch.testing.assert_close(found, torch.from_numpy(np.array(expected)), atol=1e-14, rtol=0)
 
 
+def test_a_number_is_beta_itself():
+    row, column = torch.tensor([1.0]), torch.tensor([2.0])
+    named = templates_at(row, column, (4, 5), "paper")
+    torch.testing.assert_close(templates_at(row, column, (4, 5), 4), named)
+    # Twice as steep: 8/4 a row, 8/5 a column.
+    steep = templates_at(row, column, (4, 5), 8.0)[0]
+    torch.testing.assert_close(steep[1], torch.tensor([-1.0, 1 - 1.6, 1.0, 1 - 1.6, -1.0]))
+    torch.testing.assert_close(steep[:, 2], torch.tensor([-1.0, 1.0, -1.0, -1.0]))
+
+
 def test_paper_templates_of_a_map_that_is_not_square():
     row, column = torch.meshgrid(torch.arange(3.0).double(), torch.arange(4.0).double(), indexing="ij")
     found = templates_at(row.flatten(), column.flatten(), (3, 4), "paper")
@@ -62,7 +72,7 @@ def test_zeros_and_ties_have_the_first_cell(centre):
 def test_no_gradient_and_unknown_names():
     x = torch.rand(1, 1, 3, 3, requires_grad=True)
     assert not filter_templates(x).requires_grad
-    with pytest.raises(ValueError, match="unknown template='disc'; there are paper, code"):
+    with pytest.raises(ValueError, match="unknown template='disc'; there are paper, code, or beta above 0"):
         filter_templates(x, "disc")
     with pytest.raises(ValueError, match="unknown centre='median'; there are argmax, centroid"):
         filter_templates(x, "code", "median")
