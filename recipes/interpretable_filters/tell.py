@@ -1,4 +1,4 @@
-"""Trainings compared: a table of what was found of a layer's filters, each figure beside what it is to be held against."""
+"""Trainings compared: a table of what was found of a layer's filters, each figure beside its reference."""
 
 from collections.abc import Mapping, Sequence
 
