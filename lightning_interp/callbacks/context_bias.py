@@ -22,7 +22,7 @@ from lightning_interp.logging.bias_files import save_bias
 from lightning_interp.logging.files import write_png
 from lightning_interp.probing.attribution import Attribution
 from lightning_interp.probing.ranks import Ranks
-from lightning_interp.report.verdict import alarms, verdict
+from lightning_interp.report.verdict import alarms, unanswered, verdict
 from lightning_interp.schedule import Every
 from lightning_interp.viz.bias_table import FINDING_COLUMNS, SCORE_COLUMNS, finding_table, score_table
 from lightning_interp.viz.interventions import intervention_gallery
@@ -38,7 +38,7 @@ _RATIOS = {
 
 # Scores whose level depends on the images that count, so that it may be NaN in one epoch and not in the next.
 _ACCURACIES = ("accuracy", "balanced_accuracy", "worst_group_accuracy", "adjusted_accuracy", "accuracy_without_region")
-_CHANCES = (*_ACCURACIES, *MEASURES, "context_share", "rrr", "slice_error", "slice_conflict")
+_CHANCES = (*_ACCURACIES, *MEASURES, "follow", "context_share", "rrr", "slice_error", "slice_conflict")
 
 
 class ContextBias(ProbeCallback[BiasResult]):
@@ -54,6 +54,7 @@ class ContextBias(ProbeCallback[BiasResult]):
     - by occlusion: ``crr/<context>``, the context's share of the reliance, 0 none, 1 all; ``e_region``,
       ``e_context/<context>``, ``e_control`` (an unrelated region of equal area);
     - by part swap: ``scr/<context>``; by re-rendering, where the probe set can: ``exact_reliance/<context>``;
+    - ``nonfinite``, the number of images with NaN or infinite logits, which the scores leave out;
     - from labels: ``accuracy``, ``worst_group_accuracy/<context>``, ``equalised_odds_gap/<context>`` and others;
     - from attribution: ``mass``, ``pointing``, ``attention_iou``..., of the region and of each context's;
     - from relations: ``relation/<context>``, ``failure_modes``, ``blind_spots``;
@@ -189,11 +190,15 @@ class ContextBias(ProbeCallback[BiasResult]):
             if name in self.untrained:
                 values[f"{result.target}/{_suffixed(name, 'untrained')}"] = self.untrained[name]
         self.history.append({"epoch": -1 if epoch is None else epoch, "scalars": values})
-        self._say_if_new()
+        self._say_if_new(result)
         return values | {"seconds": result.seconds}
 
-    def _say_if_new(self) -> None:
-        before = alarms(self.history[:-1], self.alarm)
+    def _say_if_new(self, result: BiasResult) -> None:
+        past = self.history[:-1]
+        broken = unanswered(result)
+        if broken is not None and not (past and past[-1]["scalars"].get(f"{result.target}/nonfinite")):
+            rank_zero_warn(f"{self.name}: {broken}")
+        before = alarms(past, self.alarm)
         for passed, line in alarms(self.history, self.alarm).items():
             if passed not in before:
                 rank_zero_info(f"{self.name}: {line}")

@@ -23,21 +23,31 @@ _MOST_FINDINGS = 3
 def verdict(result: BiasResult, untrained: Mapping[str, float]) -> list[str]:
     """What was found, one finding a line.
 
-    Of each context: how the reliance divides between it and the region, by the surest check that has a value, with
-    the 95 % interval, what the other checks and the untrained network read, and what hiding each part does. Reliance
-    from 0.5 is a shortcut, below 0.2 none; these limits are this project's own. Then worst groups, failure modes and
-    blind spots, and what was left out.
+    First, images with logits that are not finite. Of each context: how the reliance divides between it and the region,
+    by the surest check that has a value, with the 95 % interval, what the other checks and the untrained network read,
+    and what hiding each part does. Reliance from 0.5 is a shortcut, below 0.2 none; these limits are this project's
+    own. Then worst groups, failure modes and blind spots, and what was left out.
 
     Args:
         result: The diagnostics.
         untrained: The same scores of the network before training, by name; any may be missing or NaN.
     """
+    broken = filter(None, [unanswered(result)])
     if result.signal and not any(result.signal.values()):
-        return [_silence(result), *_missing_lines(result)]
+        return [*broken, _silence(result), *_missing_lines(result)]
     lines = [_context_line(result, context, untrained) for context in result.contexts]
     if not lines and (hiding := _hiding(result, result.region, "e_region")):
         lines = [f"{clean(result.target)}: {hiding}"]
-    return [*lines, *_group_lines(result), *_relation_lines(result), *_missing_lines(result)]
+    return [*broken, *lines, *_group_lines(result), *_relation_lines(result), *_missing_lines(result)]
+
+
+def unanswered(result: BiasResult) -> str | None:
+    """How many images the network has no finite answer for; None if it has one for all."""
+    found = result.scores.get("nonfinite", Score(0.0))
+    if not found.value:
+        return None
+    images = f"{found.value:.0f} of {found.count} images"
+    return f"{clean(result.target)}: the logits of {images} are NaN or infinite; the scores leave them out"
 
 
 def alarms(history: Sequence[Mapping[str, Any]], threshold: float) -> dict[tuple[str, str], str]:
@@ -81,6 +91,8 @@ def _since(history: Sequence[Mapping[str, Any]], name: str, threshold: float) ->
 
 def _silence(result: BiasResult) -> str:
     target, accuracy = clean(result.target), result.scores.get("balanced_accuracy", _NOTHING)
+    if math.isnan(accuracy.value):
+        return f"{target}: no signal: no two values of {target} are left to tell apart"
     if accuracy.low > accuracy.chance:
         parts = " or ".join(clean(part) for part in (result.region, *result.contexts.values()))
         return (

@@ -12,6 +12,7 @@ FINDING_COLUMNS = ("finding", "attributes", "learnt cosine", "ought to be", "KL"
 _MEANING = {
     "accuracy": "share of right answers",
     "balanced_accuracy": "mean of the labels' accuracies",
+    "nonfinite": "images with NaN or infinite logits",
     "worst_group_accuracy": "worst group of target and context",
     "adjusted_accuracy": "groups weighted as in training",
     "group_gap": "accuracy lacking in the worst group",

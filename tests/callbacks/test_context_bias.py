@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 from lightning_interp import ContextBias, DatasetError, Every
+from lightning_interp.bias_results import Score
 from lightning_interp.checks import CHECKS
 from lightning_interp.errors import LayerError
 from tests.helpers.bias import QUESTION, Additive, Heads, biased, find, make_bias, make_planted
@@ -78,6 +80,7 @@ class Dead(torch.nn.Module):
         return self.layer(x).mean((2, 3))[:, :2] * math.nan
 
 
+@pytest.mark.filterwarnings("ignore:.*are NaN or infinite")
 def test_tags_are_the_same_whatever_the_network_has_learnt():
     training = {"lipstick": [0, 1, 1], "makeup": [0, 1, 0]}
     bias = make_bias(checks=tuple(CHECKS), outputs=["lipstick", "makeup"], training=training, layer="layer")
@@ -133,6 +136,21 @@ def test_every_context_is_told_when_it_passes_the_alarm(monkeypatch):
         "bias: lipstick: reliance on makeup is 60 % (by hiding parts), 50 % or more since epoch 1",
         "bias: lipstick: reliance on blond is 80 % (by hiding parts), 50 % or more since epoch 2",
         "bias: lipstick: reliance on makeup is 70 % (by hiding parts), 50 % or more since epoch 5",
+    ]
+
+
+def test_bad_logits_are_warned_of_when_they_begin():
+    bias, told = make_bias(), []
+    for epoch, number in enumerate([0, 3, 12, 0, 2]):
+        found = {"nonfinite": Score(float(number), count=20), "crr/makeup": Score(0.1)}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            scalars = bias.scalars(bias_result(found, meta={"epoch": epoch}))
+        assert scalars["lipstick/nonfinite"] == number
+        told += [(epoch, str(warning.message)) for warning in caught]
+    assert told == [
+        (1, "bias: lipstick: the logits of 3 of 20 images are NaN or infinite; the scores leave them out"),
+        (4, "bias: lipstick: the logits of 2 of 20 images are NaN or infinite; the scores leave them out"),
     ]
 
 

@@ -76,7 +76,7 @@ def test_a_wide_interval_decides_nothing(value):
     assert "undecided, the interval is too wide" in verdict(bias_result(wide, **ONE), {})[0]
 
 
-@pytest.mark.parametrize("accuracy", [Score(0.52, 0.48, 0.56, 0.5), Score(math.nan), Score(0.9)])
+@pytest.mark.parametrize("accuracy", [Score(0.52, 0.48, 0.56, 0.5), Score(0.9)])
 def test_no_signal_is_said_instead_of_ratios(accuracy):
     silent = bias_result(
         {"balanced_accuracy": accuracy, "crr/makeup": Score(0.9), "worst_group_accuracy/makeup": Score(0.1)},
@@ -86,6 +86,18 @@ def test_no_signal_is_said_instead_of_ratios(accuracy):
         "lipstick: no signal yet: the network does not know lipstick better than chance",
         "left out: slices: the layer has no embedding",
     ]
+
+
+def test_bad_logits_are_told_first_and_are_not_taken_for_ignorance():
+    found = {"nonfinite": Score(32.0, count=64), "balanced_accuracy": Score(math.nan)}
+    assert verdict(bias_result(found, signal={"makeup": False}, missing={}), {}) == [
+        "lipstick: the logits of 32 of 64 images are NaN or infinite; the scores leave them out",
+        "lipstick: no signal: no two values of lipstick are left to tell apart",
+    ]
+    told = verdict(bias_result({"nonfinite": Score(1.0, count=64), "crr/makeup": Score(0.9)}, **ONE), {})
+    assert told[0] == "lipstick: the logits of 1 of 64 images are NaN or infinite; the scores leave them out"
+    assert "reliance is on makeup" in told[1]
+    assert one_context(nonfinite=0.0, crr__makeup=0.9) == one_context(crr__makeup=0.9)
 
 
 def test_no_signal_of_a_network_that_knows_the_target_has_another_reason():
