@@ -31,7 +31,6 @@ from lightning_interp.data.region_bank import CONTROL, RegionBank
 from lightning_interp.data.remade import Remade
 from lightning_interp.errors import DatasetError, LayerError
 from lightning_interp.functional.fills import FILLS, Fill
-from lightning_interp.functional.groups import Learnt
 from lightning_interp.functional.heads import attribute_logit
 from lightning_interp.probing.attribution import ATTRIBUTIONS, Attribution, captum_heat
 from lightning_interp.probing.describe import describe_layers
@@ -135,9 +134,10 @@ class Diagnoser:
         check_binary(self.asked)
         if outputs is not None:
             check_expected(self.asked.expected, outputs)
-        self.missing = {name: why for name in checks if (why := CHECKS[name].why_not(self.asked)) is not None}
-        self.missing |= _unlabelled(self.asked, checks)
-        self.checks = tuple(name for name in dict.fromkeys(checks) if CHECKS[name].why_not(self.asked) is None)
+        why_not = {name: CHECKS[name].why_not(self.asked) for name in dict.fromkeys(checks)}
+        self.checks = tuple(name for name, why in why_not.items() if why is None)
+        gaps = {name: CHECKS[name].gap(self.asked) for name in self.checks}
+        self.missing = {name: why for name, why in (why_not | gaps).items() if why is not None}
         self.examples = example_indices(self.asked, examples)
         self.layer_name: str | None = layer
 
@@ -202,15 +202,15 @@ class Diagnoser:
         ranks = ranks or Ranks()
         start = time.perf_counter()
         with probing(module):
-            # Inside, for sums made in inference mode could not be added to.
-            answers = Answers(self.asked)
-            checks = [answers, *(CHECKS[name](self.asked) for name in self.checks)]
             # Between two steps of DDP each process has batch statistics of its own; rank zero's are saved.
             ranks.agree(None)
             ranks.share(module.buffers())
             error, stopped = None, False
+            checks: list[Check] = []
             examples: tuple[Example, ...] = ()
             try:
+                # In here, for sums made in inference mode could not be added to, and a check may read images.
+                checks = [Answers(self.asked), *(CHECKS[name](self.asked) for name in self.checks)]
                 self._sweep(module, forward or module, ranks, checks, should_stop)
                 if ranks.rank == 0:
                     examples = self._draw(module, forward or module)
@@ -224,7 +224,7 @@ class Diagnoser:
                 return None
             _gather(checks, [own for _, own in notes])
             _reduce(ranks, [sums for check in checks for sums in check.sums.values()])
-        return self._result(checks, answers.learnt(), examples, start, meta)
+        return self._result(checks, examples, start, meta)
 
     def _sweep(
         self,
@@ -301,11 +301,11 @@ class Diagnoser:
     def _result(
         self,
         checks: Sequence[Check],
-        learnt: Learnt,
         examples: tuple[Example, ...],
         start: float,
         meta: Mapping[str, Any] | None,
     ) -> BiasResult:
+        (learnt,) = (check.learnt() for check in checks if isinstance(check, Answers))
         scores = {name: score for check in checks for name, score in check.scores(learnt).items()}
         relations = [check.relations(learnt) for check in checks if isinstance(check, AttributeRelations)]
         return BiasResult(
@@ -355,13 +355,6 @@ def diagnose(  # noqa: D417 - the options are described where they are at home
     result = diagnoser(model)
     assert result is not None  # only should_stop stops it
     return result
-
-
-def _unlabelled(asked: Asked, checks: Sequence[str]) -> dict[str, str]:
-    without = [context for context in asked.contexts if context not in asked.labelled]
-    if "groups" not in checks or not without:
-        return {}
-    return {"groups": f"no labels of {', '.join(without)} in the probe set: no groups by it"}
 
 
 def _gather(checks: Sequence[Check], rows: Sequence[Mapping[str, Tensor]]) -> None:

@@ -17,7 +17,8 @@ from lightning_interp.checks import CHECKS
 from lightning_interp.checks.answers import Answers
 from lightning_interp.data.faces import RenderedFaces
 from lightning_interp.data.group_csv import GroupCSV
-from lightning_interp.errors import DatasetError, LayerError
+from lightning_interp.data.remade import Remade
+from lightning_interp.errors import DatasetError, LayerError, ProbeError
 from lightning_interp.logging.bias_files import load_bias, save_bias
 from lightning_interp.probing.ranks import Ranks
 from lightning_interp.report.verdict import verdict
@@ -26,6 +27,7 @@ from tests.helpers.bias import (
     QUESTION,
     Additive,
     Heads,
+    Remakeable,
     TinyFaces,
     all_versions,
     ask,
@@ -129,6 +131,54 @@ def test_images_with_a_bad_logit_are_counted_kept_and_told(tmp_path, value):
     whole = ask(Additive(6, 4), biased(), checks=["groups", "occlusion"])
     assert whole.scores["nonfinite"].value == 0
     assert not any("NaN" in line for line in verdict(whole, {}))
+
+
+class Unreadable(Remakeable):
+    broken = False
+
+    def counterfactuals(self, indices, do):
+        if self.broken:
+            raise OSError("disk is gone")
+        return super().counterfactuals(indices, do)
+
+
+class Second(Ranks):
+    """One of two processes, which notes what it tells the other."""
+
+    def share(self, tensors):
+        pass
+
+    def agree(self, error, note=None):
+        if error is not None:
+            raise ProbeError(f"the probe failed; rank 1: {error}")
+        return [note]
+
+
+def test_error_while_a_check_is_made_is_told_to_the_other_processes():
+    probe, model = biased(kind=Unreadable), Additive(6, 4)
+    diagnoser = make_diagnoser(probe, checks=["exact"])
+    diagnoser.describe(model)
+    probe.broken = True
+    # As in a process that was sent the probe set: the versions made for the first look are not there.
+    diagnoser.asked = replace(diagnoser.asked, remade=Remade(probe))
+    with pytest.raises(ProbeError, match="rank 1: disk is gone"):
+        diagnoser(model, ranks=Second(1, 2))
+
+
+class PartlyRemakeable(Remakeable):
+    def counterfactuals(self, indices, do):
+        if "third" in do:
+            raise DatasetError("'third' cannot be set")
+        return super().counterfactuals(indices, do)
+
+
+def test_context_that_cannot_be_set_is_named_in_missing():
+    probe = biased(kind=PartlyRemakeable, known=["lipstick", "makeup", "third"])
+    question = (*QUESTION[:2], {"makeup": "lids", "third": "lids"})
+    result = ask(Additive(6, 4), probe, checks=["exact", "groups"], question=question)
+    assert result.missing == {"exact": "no exact_reliance/third: 'third' cannot be set"}
+    assert not math.isnan(values(result)["exact_reliance/makeup"])
+    assert math.isnan(values(result)["exact_reliance/third"])
 
 
 def test_bad_logits_of_all_processes_are_added_up():

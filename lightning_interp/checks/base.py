@@ -39,6 +39,11 @@ class Check(ABC):
         """Why the check cannot run on this probe set; None if it can."""
         return None
 
+    @classmethod
+    def gap(cls, asked: Asked) -> str | None:
+        """What a check that runs cannot tell on this probe set, and why; None if it tells everything."""
+        return None
+
     @abstractmethod
     def update(self, view: View) -> None:
         """Add the sums of a batch; no collective."""

@@ -23,7 +23,7 @@ class Exact(Check):
     def __init__(self, asked: Asked) -> None:
         super().__init__(asked)
         self.sums = {context: self.empty(8) for context in asked.contexts}
-        self.known = tuple(context for context in asked.contexts if _refusal(asked, context) is None)
+        self.known = tuple(context for context, why in _refusals(asked).items() if why is None)
 
     @classmethod
     def why_not(cls, asked: Asked) -> str | None:
@@ -32,8 +32,14 @@ class Exact(Check):
             return "the probe set has no counterfactuals(indices, do): its images cannot be made again"
         if asked.num_classes > 2:
             return f"'{asked.target}' has {asked.num_classes} classes; do() sets 0 or 1"
-        refusals = [_refusal(asked, context) for context in asked.contexts]
+        refusals = list(_refusals(asked).values())
         return _refusal(asked, asked.target) or (refusals[0] if all(refusals) else None)
+
+    @classmethod
+    def gap(cls, asked: Asked) -> str | None:
+        """The probe set may refuse to set a context."""
+        told = [f"no exact_reliance/{context}: {why}" for context, why in _refusals(asked).items() if why is not None]
+        return "; ".join(told) or None
 
     def update(self, view: View) -> None:
         """Two versions an attribute; one forward pass each."""
@@ -57,6 +63,10 @@ class Exact(Check):
             }
             found |= by_context(scores, context)
         return found
+
+
+def _refusals(asked: Asked) -> dict[str, str | None]:
+    return {context: _refusal(asked, context) for context in asked.contexts}
 
 
 def _refusal(asked: Asked, name: str) -> str | None:

@@ -47,6 +47,12 @@ class Groups(Check):
             self.sums[f"scores/{context}"] = self.empty(classes, values, 3)
         self.sums["confident"] = self.empty(classes, 1, 2)
 
+    @classmethod
+    def gap(cls, asked: Asked) -> str | None:
+        """There are no groups by a context without labels."""
+        without = [context for context in asked.contexts if context not in asked.labelled]
+        return f"no labels of {', '.join(without)} in the probe set: no groups by it" if without else None
+
     def update(self, view: View) -> None:
         """No forward pass of its own."""
         classes = self.asked.num_classes

@@ -331,7 +331,7 @@ class Picky(Remakeable):
 @pytest.mark.parametrize(
     ("settable", "known", "why"),
     [
-        ({"lipstick", "makeup"}, [True, False], None),
+        ({"lipstick", "makeup"}, [True, False], "no exact_reliance/third: unknown attribute 'third'"),
         ({"lipstick"}, [False, False], "unknown attribute 'makeup'"),
         ({"makeup"}, [False, False], "unknown attribute 'lipstick'"),
     ],
