@@ -134,10 +134,7 @@ class Diagnoser:
         check_binary(self.asked)
         if outputs is not None:
             check_expected(self.asked.expected, outputs)
-        why_not = {name: CHECKS[name].why_not(self.asked) for name in dict.fromkeys(checks)}
-        self.checks = tuple(name for name, why in why_not.items() if why is None)
-        gaps = {name: CHECKS[name].gap(self.asked) for name in self.checks}
-        self.missing = {name: why for name, why in (why_not | gaps).items() if why is not None}
+        self.checks, self.missing = _what_runs(self.asked, checks)
         self.examples = example_indices(self.asked, examples)
         self.layer_name: str | None = layer
 
@@ -306,7 +303,14 @@ class Diagnoser:
         meta: Mapping[str, Any] | None,
     ) -> BiasResult:
         (learnt,) = (check.learnt() for check in checks if isinstance(check, Answers))
-        scores = {name: score for check in checks for name, score in check.scores(learnt).items()}
+        scores: dict[str, Score] = {}
+        ungated: dict[str, float] = {}
+        for check in checks:
+            found = check.scores(learnt)
+            scores |= found
+            if any(math.isnan(score.value) for score in found.values()):
+                found = check.scores(learnt._replace(anything=None))
+            ungated |= {name: score.value for name, score in found.items()}
         relations = [check.relations(learnt) for check in checks if isinstance(check, AttributeRelations)]
         return BiasResult(
             target=self.asked.target,
@@ -314,6 +318,7 @@ class Diagnoser:
             contexts=self.asked.contexts,
             scores=scores,
             signal=_signals(scores, self.asked.contexts),
+            ungated=ungated,
             relations=relations[0] if relations else None,
             missing=self.missing,
             examples=examples,
@@ -355,6 +360,14 @@ def diagnose(  # noqa: D417 - the options are described where they are at home
     result = diagnoser(model)
     assert result is not None  # only should_stop stops it
     return result
+
+
+def _what_runs(asked: Asked, checks: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The checks that this probe set allows, and by check what is left out and why."""
+    why_not = {name: CHECKS[name].why_not(asked) for name in dict.fromkeys(checks)}
+    runs = tuple(name for name, why in why_not.items() if why is None)
+    gaps = {name: CHECKS[name].gap(asked) for name in runs}
+    return runs, {name: why for name, why in (why_not | gaps).items() if why is not None}
 
 
 def _gather(checks: Sequence[Check], rows: Sequence[Mapping[str, Tensor]]) -> None:

@@ -127,6 +127,8 @@ class BiasResult:
         scores: By name, ``"<check>"`` or ``"<check>/<context>"``, always the same names in the same order.
         signal: By context, whether its ratios mean anything yet (section "signal" of the README); false for an
             untrained network.
+        ungated: By name, the value of every score with no regard to signal: of an untrained network, the level that the
+            scores start from.
         relations: What attributes the network relates; None where it has one output or the check did not run.
         missing: By check, why it did not run.
         examples: For the picture.
@@ -141,6 +143,7 @@ class BiasResult:
     contexts: Mapping[str, str]
     scores: Mapping[str, Score]
     signal: Mapping[str, bool]
+    ungated: Mapping[str, float] = field(default_factory=dict)
     relations: Relations | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     examples: tuple[Example, ...] = ()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_interp._extras import available
 from lightning_interp._lightning import LightningModule, rank_zero_info, rank_zero_warn
-from lightning_interp.bias import Diagnoser
+from lightning_interp.bias import RATIOS, Diagnoser
 from lightning_interp.bias_results import BiasResult, Score
 from lightning_interp.callbacks.base import Charts, Output, ProbeCallback
 from lightning_interp.checks import DEFAULT_CHECKS
@@ -28,13 +28,6 @@ from lightning_interp.viz.bias_table import FINDING_COLUMNS, SCORE_COLUMNS, find
 from lightning_interp.viz.interventions import intervention_gallery
 from lightning_interp.viz.relation_matrix import relation_matrix
 from lightning_interp.viz.text import literal
-
-# By check, the two effects whose shares it compares.
-_RATIOS = {
-    "crr": ("e_region", "e_context/{}"),
-    "scr": ("swap_region/{}", "swap_context/{}"),
-    "exact_reliance": ("effect_region/{}", "effect_context/{}"),
-}
 
 # Scores whose level depends on the images that count, so that it may be NaN in one epoch and not in the next.
 _ACCURACIES = ("accuracy", "balanced_accuracy", "worst_group_accuracy", "adjusted_accuracy", "accuracy_without_region")
@@ -60,7 +53,8 @@ class ContextBias(ProbeCallback[BiasResult]):
     - from relations: ``relation/<context>``, ``failure_modes``, ``blind_spots``;
     - ``<score>_low`` and ``<score>_high``, the 95 % interval of the first three; ``<score>_chance``, what a network
       that knows nothing of regions would score; ``<score>_untrained``, what this one scored before training, with no
-      regard to signal; ``bias/seconds``.
+      regard to signal; NaN there are ``rfs`` (noise takes nothing from a network at chance) and what cannot be counted
+      (``phi_excess`` if all answers are one, ``confident_errors`` if none is confident); ``bias/seconds``.
 
     The classes in :mod:`lightning_interp.checks` list every score. ``EarlyStopping`` stops at a NaN unless
     ``check_finite=False``.
@@ -183,7 +177,7 @@ class ContextBias(ProbeCallback[BiasResult]):
         """Every score, its interval, its chance level and what the untrained network scored."""
         epoch = result.meta["epoch"]
         if epoch is None:
-            self.untrained = _ungated(result)
+            self.untrained = dict(result.ungated)
         values: dict[str, float] = {}
         for name, found in result.scores.items():
             values |= _tagged(f"{result.target}/", name, found)
@@ -208,7 +202,7 @@ class ContextBias(ProbeCallback[BiasResult]):
         tag = f"{self.name}/{result.target}"
         charts: Charts = {}
         for context in result.contexts:
-            for check in (check for check in _RATIOS if f"{check}/{context}" in result.scores):
+            for check in (check for check in RATIOS if f"{check}/{context}" in result.scores):
                 tags = [f"{tag}/{_suffixed(f'{check}/{context}', end)}" for end in ("", "low", "high")]
                 charts[f"{result.target} on {context}: {check}"] = ("Margin", tags)
         return f"Context bias: {self.name}", charts
@@ -262,19 +256,8 @@ def _suffixed(name: str, suffix: str) -> str:
 
 def _tagged(prefix: str, name: str, found: Score) -> dict[str, float]:
     values = {f"{prefix}{name}": found.value}
-    if name.partition("/")[0] in (*_RATIOS, "e_region", "e_context"):
+    if name.partition("/")[0] in (*RATIOS, "e_region", "e_context"):
         values |= {f"{prefix}{_suffixed(name, end)}": getattr(found, end) for end in ("low", "high")}
     if not math.isnan(found.chance) or name.partition("/")[0] in _CHANCES:
         values[f"{prefix}{_suffixed(name, 'chance')}"] = found.chance
-    return values
-
-
-def _ungated(result: BiasResult) -> dict[str, float]:
-    """Every score, the ratios with no regard to signal: what an untrained network seems to rely on."""
-    values = {name: score.value for name, score in result.scores.items()}
-    for check, names in _RATIOS.items():
-        for context in result.contexts:
-            region, other = (abs(values.get(name.format(context), math.nan)) for name in names)
-            if f"{check}/{context}" in values and region + other > 0:
-                values[f"{check}/{context}"] = other / (region + other)
     return values

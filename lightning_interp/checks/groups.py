@@ -83,7 +83,7 @@ class Groups(Check):
         groups = group_accuracy(table)
         count = int(table.sum())
         binary = tuple(table.shape[:2]) == (2, 2)
-        reliance = conditional_reliance(moments) if binary and learnt.anything else None
+        reliance = conditional_reliance(moments) if binary and not learnt.nothing else None
         return {
             "worst_group_accuracy": Score(groups.worst, chance=learnt.accuracy.chance, count=count),
             "group_gap": Score(groups.gap, chance=0.0, count=count),

@@ -76,7 +76,7 @@ class AttributeRelations(Check):
             scores = {
                 name: Score(math.nan, chance=0.0) for name in ("relation", "relation_kl", "phi_excess", "table_kl")
             }
-            if context in names and learnt.anything:
+            if context in names and not learnt.nothing:
                 at = names.index(self.asked.target), names.index(context)
                 sums = self.sums["cosines"][at]
                 labelled = int(tables[0][at].sum())
@@ -86,12 +86,11 @@ class AttributeRelations(Check):
                 scores["phi_excess"] = Score(float(excess[at]), count=labelled, chance=0.0)
                 scores["table_kl"] = Score(float(divergence[at]), count=labelled, chance=0.0)
             found |= by_context(scores, context)
-        known = learnt.anything
         for name, pairs in (
             ("blind_spots", blind_spots(ranked, reference)),
             ("failure_modes", failure_modes(ranked, reference)),
         ):
-            found[name] = Score(float(len(pairs)) if known else math.nan, chance=0.0)
+            found[name] = Score(math.nan if learnt.nothing else float(len(pairs)), chance=0.0)
         return found
 
     def _ranked(self, reference: Reference) -> list[Relation]:
@@ -136,7 +135,7 @@ class AttributeRelations(Check):
                 ("blind spot", blind_spots(ranked, reference)),
             )
             for found in pairs
-            if learnt.anything
+            if not learnt.nothing
         ]
         tables = self.sums["tables"].round().long()
         correlation = phi(tables)

@@ -287,11 +287,17 @@ class Learnt(NamedTuple):
         accuracy: Balanced accuracy on the target.
         anything: Whether its predictions follow the target's labels better than chance, or those of a context in
             either direction: on a split where the two are independent, a network that knows nothing but the context
-            is at chance on the target, and has learnt all the same.
+            is at chance on the target, and has learnt all the same. None if nobody asks: scores then come with no
+            regard to signal.
     """
 
     accuracy: BalancedAccuracy
-    anything: bool
+    anything: bool | None
+
+    @property
+    def nothing(self) -> bool:
+        """Whether it is known to have learnt nothing, so that there is nothing to tell."""
+        return self.anything is False
 
 
 def what_is_learnt(target: Tensor, contexts: Iterable[Tensor]) -> Learnt:

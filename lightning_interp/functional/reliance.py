@@ -146,19 +146,20 @@ class Reliance:
     ratio: Estimate
 
 
-def reliance(sums: Tensor, learnt: bool) -> Reliance:
+def reliance(sums: Tensor, learnt: bool | None) -> Reliance:
     """Scores of a check from its sums: means first, then absolute values.
 
     A ratio of mean *absolute* changes would not do: it is far from 0 even for a network that uses no context.
 
     Args:
         sums: ``(8,)`` float64, of :func:`occlusion_sums`, :func:`swap_sums` or :func:`exact_sums`.
-        learnt: Whether the network is known to have learnt anything, for :func:`has_signal`.
+        learnt: Whether the network is known to have learnt anything, for :func:`has_signal`; None for the ratio with
+            no regard to signal, as an untrained network gives it for reference.
     """
     n, a, b, aa, bb, ab, absolute, nonfinite = sums.tolist()
     scale = absolute / n if n else math.nan
     region, context = _in_units(scale, n, a, aa), _in_units(scale, n, b, bb)
-    signal = has_signal(learnt, scale, region.value, context.value)
+    signal = learnt is None or has_signal(learnt, scale, region.value, context.value)
     # The context is the share's first part.
     joint = torch.tensor([n, b, a, bb, aa, ab], dtype=torch.float64)
     return Reliance(int(n), int(nonfinite), scale, region, context, share_estimate(joint) if signal else UNDEFINED)

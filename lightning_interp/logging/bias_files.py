@@ -41,6 +41,7 @@ def save_bias(result: BiasResult, folder: Path) -> Path:
         "contexts": result.contexts,
         "scores": {name: asdict(score) for name, score in result.scores.items()},
         "signal": result.signal,
+        "ungated": result.ungated,
         "relations": None if relations is None else _relations_document(relations),
         "missing": result.missing,
         "num_images": result.num_images,
@@ -86,13 +87,14 @@ def load_bias(folder: Path) -> BiasResult:
 def _result(document: Any) -> BiasResult:
     if _typed(document, dict, "the document")["format"] != _FORMAT:
         raise ValueError(f"format {document['format']!r}, expected {_FORMAT}")
-    relations = document["relations"]
+    relations, ungated = document["relations"], _typed(document["ungated"], dict, "ungated")
     return BiasResult(
         target=_typed(document["target"], str, "target"),
         region=_typed(document["region"], str, "region"),
         contexts=_by_name(document["contexts"], str, "contexts"),
         scores={name: _score(data, name) for name, data in _by_name(document["scores"], dict, "scores").items()},
         signal=_by_name(document["signal"], bool, "signal"),
+        ungated={name: _number(value, f"ungated {name!r}") for name, value in ungated.items()},
         relations=None if relations is None else _relations(_typed(relations, dict, "relations")),
         missing=_by_name(document["missing"], str, "missing"),
         num_images=_typed(document["num_images"], int, "num_images"),

@@ -116,6 +116,33 @@ def test_untrained_level_has_no_regard_to_signal(tmp_path):
     assert bias.history[1]["scalars"]["lipstick/crr_untrained/makeup"] == bias.untrained["crr/makeup"]
 
 
+def test_every_reliance_score_has_an_untrained_level():
+    """Of a network whose scores are too small, and of one that always gives the same answer."""
+    training = {"lipstick": [0, 1, 1], "makeup": [0, 1, 0]}
+    bias = make_bias(
+        checks=tuple(CHECKS), fills=("grey", "mean"), outputs=["lipstick", "makeup"], training=training, layer="layer"
+    )
+    faint = Heads(Additive(0.01, 0.03), Additive(0.01, 0.04))
+    bias.diagnoser.describe(faint)
+    gated = bias.diagnoser(faint, meta={"epoch": None})
+    bias.scalars(gated)
+    assert math.isnan(gated.scores["crr_mean/makeup"].value)
+    missing = {name for name, value in bias.untrained.items() if math.isnan(value)}
+    # No answer is confident.
+    assert missing == {"confident_errors"}
+    # The same network with larger scores has signal, and the same shares.
+    loud = Heads(Additive(5, 15), Additive(5, 20))
+    known = bias.diagnoser(loud, meta={"epoch": 0})
+    for name in ("crr", "crr_by_target", "crr_mean", "scr", "exact_reliance", "relation", "relation_kl"):
+        expected = known.scores[f"{name}/makeup"].value
+        assert bias.untrained[f"{name}/makeup"] == pytest.approx(expected, abs=1e-4), name
+    assert bias.untrained["failure_modes"] == known.scores["failure_modes"].value == 1
+    constant = Heads(Additive(8, 8, centred=False), Additive(0, 8))
+    bias.scalars(bias.diagnoser(constant, meta={"epoch": None}))
+    assert bias.untrained["relation/makeup"] > 0.5
+    assert {name for name, value in bias.untrained.items() if math.isnan(value)} == {"rfs/makeup", "phi_excess/makeup"}
+
+
 def test_alarm_is_one_line_in_the_epoch_in_which_reliance_passes_it(tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr("lightning_interp.callbacks.context_bias.rank_zero_info", told.append)

@@ -203,6 +203,7 @@ def test_no_ratio_without_signal_but_numerators():
     # The same shape of effects, 0.03 of the logits: as of a network that has not begun to learn.
     faces = Additive(0.0, 0.03, 0.09)
     assert math.isnan(reliance(faces.occlude(faces.c), LEARNT).ratio.value)
+    assert reliance(faces.occlude(faces.c), None).ratio.value == pytest.approx(0.75)
 
 
 def test_nothing_at_all():

@@ -16,7 +16,7 @@ from lightning_interp.logging.bias_files import load_bias, save_bias
 from tests.helpers.bias_results import bias_result
 from tests.helpers.results import HOSTILE
 
-RESULT = bias_result(examples=())
+RESULT = bias_result(examples=(), ungated={"crr/makeup": 0.91, "scr/blond": math.nan})
 DELETE = object()
 
 
@@ -127,6 +127,8 @@ def test_what_is_no_such_document_is_named(text, tmp_path):
         (["scores", "accuracy", "low"], DELETE, "'low' is missing"),
         (["scores", "accuracy", "low"], 10**400, "too large"),
         (["signal", "makeup"], 1, "signal: 'makeup' is 1, not of type bool"),
+        (["ungated"], 3, "ungated is 3, not of type dict"),
+        (["ungated", "crr/makeup"], "x", "ungated 'crr/makeup' is 'x', not a number"),
         (["num_images"], True, "num_images is True"),
         (["relations"], 3, "relations is 3"),
         (["relations", "names"], ["lipstick"], "is not 1 x 1, as there are names"),
