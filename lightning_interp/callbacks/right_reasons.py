@@ -15,7 +15,7 @@ from lightning_interp.errors import LayerError, ProbeError
 from lightning_interp.functional.fills import check_masks
 from lightning_interp.losses.context import ContextRandomiser
 from lightning_interp.losses.ramp import Ramp
-from lightning_interp.losses.right_reasons import RightReasonsLoss, Task, outside_region
+from lightning_interp.losses.right_reasons import RightReasonsLoss, Task, class_log_probs, outside_region
 
 Place = int | str | Callable[[Any], Tensor]
 """Where in a batch something is: a position (tuples), a key (dicts), or a function of the batch."""
@@ -72,7 +72,7 @@ class RightReasons(LossTerm):
         LayerError: If ``layer`` is unknown; at the first training step if it was not called exactly once.
         ProbeError: With manual optimisation, sharded weights, or a second callback of this kind.
         ValueError: At the first training step, if a mask is missing, not bool or not of the images' size, or if the
-            logits do not fit ``task``.
+            logits of a penalty, now or of a later epoch, are no tensor or do not fit ``task``.
     """
 
     title = _NAME
@@ -125,8 +125,10 @@ class RightReasons(LossTerm):
         weight = self.loss.weight.at(trainer.current_epoch)
         region = region.to(seen.images.device)
         scalars: dict[str, Any] = {"weight": weight, "no_region": 1 - region.flatten(1).any(dim=1).float().mean()}
+        if self.loss.weight.weight:
+            # Also where they are not used yet, so that a mistake shows before the weight is above 0.
+            logits = self._logits(seen.output)
         if weight:
-            logits = seen.output if self.logits is None else self.logits(seen.output)
             penalty = self.loss.penalty(logits, seen.images, region)
             scalars["penalty"] = penalty.detach()
             output = add_to_loss(output, weight * penalty)
@@ -134,6 +136,20 @@ class RightReasons(LossTerm):
             tags = {f"{_NAME}/{name}": value for name, value in scalars.items()}
             pl_module.log_dict(tags, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(region))
         return output
+
+    def _logits(self, output: Any) -> Tensor:
+        """The logits in what the watched module gives."""
+        logits = output if self.logits is None else self.logits(output)
+        if not isinstance(logits, Tensor):
+            raise ValueError(
+                f"{_NAME}: the logits are a {type(logits).__name__}, not a tensor; pick them out of what "
+                f"{self.layer or 'forward'!r} gives with logits="
+            )
+        try:
+            class_log_probs(logits.detach(), self.loss.task)
+        except ValueError as error:
+            raise ValueError(f"{_NAME}: {error}; pick others with logits=, or change task=") from error
+        return logits
 
     def _prepare(self, trainer: Trainer, batch: Any, region: Tensor) -> Callable[[Tensor], Tensor]:
         """What happens to the images on their way into the network."""

@@ -363,6 +363,37 @@ def test_refuses(tmp_path, module, options, error, text):
     assert "training_step" not in vars(module)
 
 
+class Two(Net):
+    """Gives two columns, or a dict with the one; its step knows."""
+
+    def forward(self, x):
+        logits = self.net(x)
+        return {"logits": logits} if self.kind == "gives a dict" else torch.cat([logits, logits], 1)
+
+    def training_step(self, batch, batch_idx):
+        output = self(batch[0])
+        logits = output["logits"] if self.kind == "gives a dict" else output
+        return nn.functional.binary_cross_entropy_with_logits(logits[:, 0], batch[1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("gives a dict", "the logits are a dict, not a tensor; pick them out of what 'forward' gives with logits="),
+        ("tensor", r"right_reasons: logits of shape \(32, 2\) do not fit task='binary'; pick others with logits="),
+    ],
+)
+def test_logits_are_checked_before_the_weight_sets_in(tmp_path, kind, text):
+    later = {"weight": Ramp(1.0, start_epoch=3)}
+    with pytest.raises(ValueError, match=text):
+        train(tmp_path, [RightReasons(2, "binary", **later)], Two(kind), max_epochs=1)
+    # Without a penalty nobody asks for logits.
+    randomiser = ContextRandomiser("swap", 0.5)
+    train(tmp_path, [RightReasons(2, "binary", randomiser=randomiser)], Two(kind), max_epochs=1)
+    pick = {"logits": lambda out: out["logits"] if kind == "gives a dict" else out[:, 0]}
+    train(tmp_path, [RightReasons(2, "binary", **later, **pick)], Two(kind), max_epochs=1)
+
+
 def test_refuses_a_second_one(tmp_path):
     with pytest.raises(ProbeError, match="only one"):
         train(tmp_path, [RightReasons(2, "binary"), RightReasons(2, "binary")])
