@@ -10,6 +10,7 @@ bias and without any. R*, the exact reliance, comes from rendering the faces aga
 
 import argparse
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -22,6 +23,7 @@ from torch import nn
 
 from lightning_interp import RenderedFaces
 from lightning_interp.bias import Diagnoser
+from lightning_interp.checks import DEFAULT_CHECKS
 from lightning_interp.functional.relations import average_precision
 from lightning_interp.logging.files import write_text
 from recipes.rendered_faces.module import ATTRIBUTES, FaceAttributes
@@ -81,7 +83,7 @@ class Run(NamedTuple):
     faces: int = 4000
     epochs: int = 6
     size: int = 64
-    width: int = 32
+    width: int = 24
     images: int = 480
 
     @property
@@ -122,20 +124,26 @@ def train(run: Run) -> Iterator[tuple[float, nn.Module]]:
                 yield epoch + (0.5 if step < steps else 1), net.eval()
 
 
-def diagnosers(run: Run, **options: Any) -> dict[str, Diagnoser]:
+def diagnosers(run: Run, checks: Mapping[str, Sequence[str]], **options: Any) -> dict[str, Diagnoser]:
     """By split, what asks a network."""
     return {
         split: Diagnoser(
-            RenderedFaces(run.images, size=run.size, seed=PROBE_SEED, correlations=correlations),
+            RenderedFaces(
+                run.images,
+                size=run.size,
+                seed=PROBE_SEED,
+                correlations={"makeup": run.rho} if split == "biased" else {},
+            ),
             "lipstick",
             "mouth",
             {"makeup": "eyes"},
             outputs=ATTRIBUTES,
             examples=0,
             batch_size=min(64, run.images),
+            checks=own,
             **options,
         )
-        for split, correlations in (("biased", {"makeup": run.rho}), ("unbiased", {}))
+        for split, own in checks.items()
     }
 
 
@@ -153,9 +161,13 @@ def ask(net: nn.Module, asking: Mapping[str, Diagnoser]) -> dict[str, Scores]:
             if name in scores
             for end in ("low", "high")
         }
-        truth = scores["exact_reliance/makeup"]
-        scores |= {f"{name} off R*": abs(scores[f"{name}/makeup"] - truth) for name in ("crr_by_target", "scr")}
-        found[split] = scores | {"signal": float(result.signal["makeup"])} | ranking(result.relations)
+        truth = scores.get("exact_reliance/makeup", math.nan)
+        scores |= {
+            f"{name} off R*": abs(scores[f"{name}/makeup"] - truth)
+            for name in ("crr_by_target", "scr")
+            if f"{name}/makeup" in scores
+        }
+        found[split] = scores | {"signal": float(result.signal.get("makeup", False))} | ranking(result.relations)
     return found
 
 
@@ -176,13 +188,16 @@ def ranking(relations: Any) -> Scores:
 
 
 def answer(run: Run) -> Points:
-    """By epoch and split: a few scores every half epoch of a network that is followed, every score at the end."""
-    light = diagnosers(run, fills=("grey",), checks=("groups", "occlusion", "swap", "exact"))
+    """By epoch and split: a few scores of a network that is followed, while it trains; every score at the end."""
+    few = {"biased": ("occlusion", "swap", "exact"), "unbiased": ("groups",)}
+    light = diagnosers(run, few, fills=("grey",))
     points: Points = []
     for epoch, net in train(run):
-        last = epoch == (run.epochs if run.rate else 0)
-        if last or run.followed:
-            points.append((epoch, ask(net, diagnosers(run, fills=("grey", "skin")) if last else light)))
+        if epoch == (run.epochs if run.rate else 0):
+            every = diagnosers(run, dict.fromkeys(SPLITS, DEFAULT_CHECKS), fills=("grey", "skin"))
+            points.append((epoch, ask(net, every)))
+        elif run.followed and (epoch <= 2 or epoch % 1 == 0):
+            points.append((epoch, ask(net, light)))
     return points
 
 

@@ -16,7 +16,9 @@ from lightning_interp import (
     InterpretableFilters,
     LocationInstability,
     PartInterpretability,
+    measure_parts,
 )
+from lightning_interp.cli import show_progress
 from recipes.interpretable_filters.tell import Figures, show
 from recipes.interpretable_filters.train import LOSSES
 from recipes.part_photos.module import LITE0, PartPhotosData, PhotoCategories
@@ -33,9 +35,11 @@ def main(args: Sequence[str] | None = None) -> None:
     loss = InterpretableFilters(
         layers[-1:], len(data.photos.classes), loss=options.loss, weight=options.weight, start_epoch=0
     )
-    plain = fit("plain", data, layers, [], options)
-    trained = fit(options.loss, data, layers, [loss], options)
-    columns = {"pretrained": plain[0], "fine-tuned": plain[1], "with the loss": trained[1]}
+    columns = {
+        "pretrained": raw(data, layers, options),
+        "fine-tuned": fit("plain", data, layers, [], options),
+        "with the loss": fit(options.loss, data, layers, [loss], options),
+    }
     for layer in layers:
         print(f"\n{layer}\n{show(columns, layer)}")
     print(f"\nTensorBoard: .venv/bin/tensorboard --logdir {options.runs} --samples_per_plugin images=200")
@@ -48,7 +52,7 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--network", default=LITE0, help=f"{LITE0}, or a name of torchvision such as mobilenet_v2")
     parser.add_argument("--weights", help="file with a state dict, or torchvision's name such as IMAGENET1K_V1")
     parser.add_argument("--layers", nargs="+", help="probed; the loss is on the last")
-    parser.add_argument("--loss", choices=LOSSES, default=LOSSES[0])
+    parser.add_argument("--loss", choices=LOSSES, default="spatial_compactness")
     parser.add_argument("--weight", type=float, default=0.02, help="of the filter loss")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -57,13 +61,22 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(args)
 
 
+def network(data: PartPhotosData, options: argparse.Namespace) -> PhotoCategories:
+    seed_everything(0)
+    return PhotoCategories(len(data.photos.classes), options.network, options.weights)
+
+
+def raw(data: PartPhotosData, layers: list[str], options: argparse.Namespace) -> Figures:
+    """The figures of the pretrained filters."""
+    found = measure_parts(network(data, options), data.photos, layers, rule="peak", progress=show_progress)
+    return {f"{name}/{tag}": value for name in ("location", "parts") for tag, value in found.scalars().items()}
+
+
 def fit(
     name: str, data: PartPhotosData, layers: list[str], callbacks: list[Callback], options: argparse.Namespace
-) -> tuple[Figures, Figures]:
-    """Fine-tune; the figures of the filters before and after."""
-    seed_everything(0)
-    net = PhotoCategories(len(data.photos.classes), options.network, options.weights)
-    when = Every(n_epochs=options.epochs, at_start=True)
+) -> Figures:
+    """Fine-tune; the figures of the filters afterwards."""
+    when = Every(n_epochs=options.epochs)
     probes = [
         # A filter has one category: that of its largest mean activation.
         LocationInstability(data.photos, layers, rule="peak", schedule=when),
@@ -78,9 +91,8 @@ def fit(
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    trainer.fit(net, data)
-    before = {f"{p.name}/{tag}": value for p in probes for tag, value in p.history[0]["scalars"].items()}
-    return before, {tag: float(value) for tag, value in trainer.callback_metrics.items()}
+    trainer.fit(network(data, options), data)
+    return {tag: float(value) for tag, value in trainer.callback_metrics.items()}
 
 
 if __name__ == "__main__":

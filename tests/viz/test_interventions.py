@@ -7,7 +7,7 @@ from PIL import ImageDraw
 from lightning_interp.bias_results import Version
 from lightning_interp.viz import gallery
 from lightning_interp.viz.interventions import _glow, _wrap, intervention_gallery
-from tests.helpers.bias_results import EYES, MOUTH, SIZE, bias_result, example, face
+from tests.helpers.bias_results import SIZE, bias_result, example, face
 from tests.helpers.results import HOSTILE
 
 BLUE, BROWN = (0x00, 0x72, 0xB2), (0xA8, 0x48, 0x0F)
