@@ -53,7 +53,8 @@ class Diagnoser:
         probe: The probe set; its ``facts`` give the attributes.
         target: The attribute.
         region: The region that should decide it.
-        contexts: By context attribute, its region.
+        contexts: By context attribute, its region; pixels that it shares with the target's region are left out, for
+            hiding them would hide the cause.
         checks: Names of :data:`~lightning_interp.checks.CHECKS`.
         fills: How to fill regions, of :data:`~lightning_interp.functional.fills.FILLS`; the first is the headline.
         outputs: What the columns of the network's output stand for, each a binary attribute; None for one output,

@@ -68,7 +68,8 @@ class ContextBias(ProbeCallback[BiasResult]):
         probe: Images with attributes (``facts``), and parts, landmarks, or ``regions``.
         target: The attribute, as the probe set names it.
         region: The region that should decide it.
-        contexts: By context attribute, its region.
+        contexts: By context attribute, its region; pixels that it shares with the target's region are left out, for
+            hiding them would hide the cause.
         checks: Names of :data:`~lightning_interp.checks.CHECKS`.
         fills: How to hide regions (:func:`~lightning_interp.functional.fills.fill`); the first is the headline.
         outputs: What the columns of the network's output stand for, each a binary attribute; None for one output, or
