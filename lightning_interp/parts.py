@@ -30,7 +30,7 @@ Measure = Literal["location", "purity", "interpretability"]
 Placement = Literal["receptive_field", "cell"]
 
 # Images a filter that are kept to be shown.
-_SHOWN = 9
+_SHOWN = 7
 
 
 class PartMeter(SweepEngine[PartResult]):

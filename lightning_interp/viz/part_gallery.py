@@ -19,7 +19,7 @@ Landmarks = Callable[[int], Mapping[str, tuple[float, float]]]
 
 _GAP = 4
 _MARGIN = 12
-_HEAD = 54
+_HEAD = 62
 _TITLE = 24
 _NARROWEST = 620
 _PAGE = "#FFFFFF"
@@ -36,7 +36,7 @@ def filter_gallery(
     landmarks: Landmarks,
     size: tuple[int, int],
     *,
-    tile: int = 96,
+    tile: int = 128,
 ) -> Image.Image:
     """Draw filters, one a row, with their top images from left to right.
 

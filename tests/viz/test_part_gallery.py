@@ -31,8 +31,8 @@ def places(pixels, color):
 
 
 def tiles(page, row):
-    top = 54 + row * (24 + TILE + 8) + 24
-    return [page[top : top + TILE, x : x + TILE] for x in range(12, 12 + 9 * (TILE + 4), TILE + 4)]
+    top = 62 + row * (24 + TILE + 8) + 24
+    return [page[top : top + TILE, x : x + TILE] for x in range(12, 12 + 7 * (TILE + 4), TILE + 4)]
 
 
 def test_marks_are_where_peaks_and_landmarks_are(page):
@@ -59,4 +59,4 @@ def test_empty_slots_are_grey(page):
     dead = filter_summaries(result, layer)[3]
     assert (layer.top.image[3] == -1).all()
     drawn = np.asarray(filter_gallery(layer, [dead], lambda i: black, lambda i: {}, (SIDE, SIDE)))
-    assert torch.tensor(drawn[54 + 24 + 5, 20]).tolist() == [228, 230, 234]
+    assert torch.tensor(drawn[62 + 24 + 5, 20]).tolist() == [228, 230, 234]
