@@ -73,10 +73,10 @@ def receptive_field(
 
     Raises:
         LayerError: If the field covers the whole image however large (squeeze-and-excitation, attention...), the
-            fields do not follow one another by whole pixels (after upsampling), or their size depends on that of the
-            image (after adaptive pooling).
+            fields do not follow one another by whole pixels (after upsampling), their size depends on that of the
+            image (after adaptive pooling), or the network does not run the layer on images of another size.
     """
-    probe = _AxisProbe(module, layer, channels, axis)
+    probe = _AxisProbe(module, layer, name, channels, axis)
     size = image_size[axis] + _GROWTH
     while size <= _LARGEST:
         count = probe.count(size)
@@ -124,8 +124,8 @@ def receptive_axis(
 class _AxisProbe:
     """Which positions along one axis a value of the layer depends on."""
 
-    def __init__(self, module: nn.Module, layer: nn.Module, channels: int, axis: int) -> None:
-        self.module, self.layer, self.channels, self.axis = module, layer, channels, axis
+    def __init__(self, module: nn.Module, layer: nn.Module, name: str, channels: int, axis: int) -> None:
+        self.module, self.layer, self.name, self.channels, self.axis = module, layer, name, channels, axis
         self.device, self.dtype = module_device(module), module_dtype(module)
         # Searches for neighbouring values take the same way but for its end.
         self._known: dict[tuple[int, int, int], Tensor] = {}
@@ -173,6 +173,7 @@ class _AxisProbe:
     def _output(self, image: Tensor) -> Tensor:
         """What the layer gives; nothing behind it runs."""
         reached: list[Tensor] = []
+        failed: Exception | None = None
 
         def stop(_module: nn.Module, _args: object, output: Tensor) -> None:
             reached.append(output)
@@ -184,8 +185,17 @@ class _AxisProbe:
                 self.module(image)
         except _Reached:
             pass
+        except Exception as error:
+            # Anything: the network is the user's, and may be made for images of one size.
+            failed = error
         finally:
             handle.remove()
+        if not reached:
+            why = f" ({type(failed).__name__}: {failed})" if failed else ""
+            raise LayerError(
+                f"layer '{self.name}' does not run on the image of {image.shape[2]} x {image.shape[3]} pixels that its "
+                f"receptive fields are measured on{why}; use upsample='cell'"
+            ) from failed
         return reached[0]
 
 

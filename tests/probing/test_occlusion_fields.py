@@ -135,6 +135,24 @@ def test_random_networks_look_at_less_than_their_theoretical_field():
     assert sum(live) / len(live) < 12
 
 
+class Positional(nn.Module):
+    """Runs on images of 20 x 22 pixels only."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.place = nn.Conv2d(3, 2, 2, stride=2), nn.Parameter(torch.zeros(1, 2, 10, 11))
+        self.out = nn.Identity()
+
+    def forward(self, x):
+        return self.out(self.conv(x) + self.place)
+
+
+def test_a_network_of_fixed_input_size_is_taken_by_cells():
+    fields = occlusion_fields(Positional(), "out", Dots(), {0: [0]}, patch=2, stride=2)
+    assert fields.theoretical is None
+    assert fields.maps.isfinite().any()
+
+
 class Gate(nn.Module):
     """Every value depends on the whole image."""
 

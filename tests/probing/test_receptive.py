@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 import torchvision
 from torch import nn
 
@@ -109,6 +110,45 @@ def test_a_layer_finer_than_whole_pixels_is_refused(mode, factor):
     net = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.Upsample(scale_factor=factor, mode=mode))
     with pytest.raises(LayerError, match="use upsample='cell'"):
         axis_of(net, "1")
+
+
+class Positional(nn.Module):
+    """Runs on images of 32 x 32 pixels only."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.place = nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Parameter(torch.zeros(1, 4, 16, 16))
+        self.out = nn.Identity()
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.out(x + self.place)
+
+
+class Sparing(nn.Module):
+    """Runs its last layer on images with something bright only."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 4, 3), nn.Identity()
+
+    def forward(self, x):
+        return self.out(self.conv(x)) if x.nan_to_num().amax() > 0 else self.conv(x)
+
+
+def test_a_network_of_fixed_input_size_is_refused_with_the_way_out():
+    message = r"layer 'out' .* image of 160 x 96 pixels .*RuntimeError: The size of tensor.*; use upsample='cell'"
+    with pytest.raises(LayerError, match=message):
+        axis_of(Positional(), "out")
+    net = Positional()
+    with pytest.raises(LayerError, match="image of 96 x 160 pixels"):
+        axis_of(net, "out", axis=1)
+    assert not net.out._forward_hooks
+
+
+def test_a_layer_that_does_not_run_is_refused():
+    with pytest.raises(LayerError, match=r"layer 'out' does not run on .* use upsample='cell'"):
+        axis_of(Sparing(), "out")
 
 
 def test_network_without_parameters_or_in_double_precision():
