@@ -1,7 +1,7 @@
 """What filters have to do with the parts of things: the same engine inside and outside of training."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from lightning_interp.data.loading import BadImage
 from lightning_interp.data.part_regions import check_names
 from lightning_interp.data.part_tables import category_table, landmark_table
 from lightning_interp.data.probe import ProbeSet
-from lightning_interp.errors import DatasetError
+from lightning_interp.errors import DatasetError, LayerError
 from lightning_interp.functional.class_selectivity import class_means, class_selectivity, largest_column
 from lightning_interp.functional.location_scores import TOP_IMAGES, CategoryRule, Variant, location_scores
 from lightning_interp.functional.part_location import peak_points, top_images
@@ -61,14 +61,14 @@ class PartMeter(SweepEngine[PartResult]):
 
     Attributes:
         measures: What is measured.
-        landmarks: Names of the landmarks, empty if they are not measured.
-        parts: Names of the parts, empty if they are not measured.
+        landmarks: Names of the landmarks, empty if they are neither measured nor asked for.
+        parts: Names of the parts, empty if they are neither measured nor asked for.
         category: ``(N,)`` int64, category of each image.
         row: By image, its row in the tables.
         mask_grids: By layer, the place of its values on the part masks.
 
     Raises:
-        DatasetError: If the probe set lacks what a measure needs, saying what has it.
+        DatasetError: If the probe set lacks what a measure needs, saying what has it, or a name is unknown.
         ValueError: If an option is out of range.
     """
 
@@ -106,21 +106,27 @@ class PartMeter(SweepEngine[PartResult]):
         _check_choices(variant=(variant, TOP_IMAGES), rule=(rule, ("least", "peak")))
         _check_choices(upsample=(upsample, ("receptive_field", "cell")))
         self.variant, self.rule, self.top_k, self.upsample = variant, rule, top_k, upsample
-        self.measures = tuple(_measurable(probe) if measures is None else measures)
+        self.measures = _measures(probe, measures)
         self.row = {index: row for row, index in enumerate(self.indices)}
         self.landmarks: tuple[str, ...] = ()
         self.points = torch.empty(len(self.indices), 0, 2, dtype=torch.float64)
-        if "location" in self.measures:
+        # Names that are given are checked, whether or not they count for what is measured.
+        if "location" in self.measures or landmarks is not None:
             self.landmarks, self.points = landmark_table(probe, self.indices, landmarks)
         self.category = category_table(probe, self.indices, category)
         self.num_categories = int(self.category.max()) + 1
-        self.parts, self.part_columns = _parts(probe, parts) if set(self.measures) - {"location"} else ((), ())
+        masked = parts is not None or set(self.measures) - {"location"}
+        self.parts, self.part_columns = _parts(probe, parts) if masked else ((), ())
         self.bank = LabelBank(LabelEncoder(probe, probe.mask_size), every_image_counts=True)
         self.image_grids: dict[str, Grid] = {}
         self.mask_grids: dict[str, Grid] = {}
 
     def place(self, module: nn.Module, layer: nn.Module, info: LayerInfo, shape: tuple[int, int, int]) -> None:
         """Find where the layer's values lie on the image and, in the same proportions, on the masks."""
+        if info.height * info.width == 1:
+            raise LayerError(
+                f"layer '{info.name}' gives maps of one value, which is at no place; choose an earlier layer"
+            )
         channels, *size = shape
         axes, scaled, field = [], [], None
         for axis, (length, pixels) in enumerate(zip((info.height, info.width), size, strict=True)):
@@ -229,8 +235,9 @@ def measure_parts(
         **options: As in :class:`PartMeter`.
 
     Raises:
-        LayerError: If a layer is unknown, gives no ``(B, U, H, W)`` map exactly once, or has no receptive fields.
-        DatasetError: If the probe set lacks what a measure needs.
+        LayerError: If a layer is unknown, gives no ``(B, U, H, W)`` map exactly once, or one of a single value, or has
+            no receptive fields.
+        DatasetError: If the probe set lacks what a measure needs, or a name is unknown.
         ValueError: If an option is out of range.
 
     Example:
@@ -248,6 +255,16 @@ def measure_parts(
 def has_parts(probe: ProbeSet) -> bool:
     """Whether a probe set has concepts of category ``"part"``, hence masks of parts."""
     return any(concept.category == "part" for concept in probe.concepts)
+
+
+def _measures(probe: ProbeSet, wanted: Sequence[Measure] | None) -> tuple[Measure, ...]:
+    """What is wanted, or all that the probe set allows."""
+    if wanted is None:
+        return tuple(_measurable(probe))
+    check_names(wanted, get_args(Measure), "measure")
+    if not wanted:
+        raise ValueError(f"measures is empty; give some of {', '.join(get_args(Measure))}, or None for all")
+    return tuple(wanted)
 
 
 def _measurable(probe: ProbeSet) -> list[Measure]:

@@ -213,6 +213,27 @@ def test_options_out_of_range(option, message):
         PartMeter(SpotProbe(3), ["0"], **option)
 
 
+def test_measures_that_are_none():
+    with pytest.raises(DatasetError, match="unknown measure 'locatoin'; did you mean 'location'"):
+        PartMeter(SpotProbe(3), ["0"], measures=["locatoin"])
+    with pytest.raises(ValueError, match="measures is empty; give some of location, purity, interpretability"):
+        PartMeter(SpotProbe(3), ["0"], measures=[])
+
+
+def test_names_are_checked_even_where_they_do_not_count():
+    with pytest.raises(DatasetError, match="unknown part 'red spott'; did you mean 'red spot'"):
+        PartMeter(SpotProbe(3), ["0"], measures=["location"], parts=["red spott"])
+    with pytest.raises(DatasetError, match="unknown landmark 'gren'; did you mean 'green'"):
+        PartMeter(SpotProbe(3), ["0"], measures=["purity"], landmarks=["gren"])
+
+
+@pytest.mark.parametrize("upsample", ["cell", "receptive_field"])
+def test_maps_of_one_value_are_refused(upsample):
+    net = nn.Sequential(nn.Conv2d(3, 4, 16), nn.ReLU())
+    with pytest.raises(LayerError, match=r"layer '1' gives maps of one value.*choose an earlier layer"):
+        measure_parts(net, SpotProbe(3), ["1"], upsample=upsample)
+
+
 def test_names_choose_what_counts():
     result = measure_parts(spot_model(), SpotProbe(8), ["0"], landmarks=["green"], parts=["green spot"])
     assert (result.landmarks, result.parts) == (("green",), ("green spot",))

@@ -12,7 +12,7 @@ from lightning_interp.data.probe import ProbeSet
 from lightning_interp.functional.location_scores import CategoryRule, Variant
 from lightning_interp.logging.artifacts import Image, Table
 from lightning_interp.part_results import PartResult
-from lightning_interp.parts import Measure, PartMeter, Placement, has_parts
+from lightning_interp.parts import PartMeter, Placement, has_parts
 from lightning_interp.schedule import Every
 from lightning_interp.viz.part_table import LOCATION_COLUMNS, location_table
 
@@ -106,11 +106,11 @@ class LocationInstability(PartProbe):
     ) -> None:
         super().__init__(name, schedule, on_error, timeout)
         self.gallery_rows = gallery_rows
-        masked: list[Measure] = ["purity"] if isinstance(probe, ProbeSet) and has_parts(probe) else []
+        masked = parts is not None or (isinstance(probe, ProbeSet) and has_parts(probe))
         self.engine = self.meter = PartMeter(
             probe,
             layers,
-            measures=["location", *masked],
+            measures=["location", "purity"] if masked else ["location"],
             variant=variant,
             rule=rule,
             top_k=top_k,

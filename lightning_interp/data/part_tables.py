@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def landmark_table(
         (:func:`~lightning_interp.data.part_landmarks.part_landmarks`); NaN where absent.
 
     Raises:
-        DatasetError: If no image has a landmark, or one that is wanted.
+        DatasetError: If no image has a landmark, or one that is wanted, or a landmark is no point.
     """
     found = [part_landmarks(probe, index) for index in indices]
     known = list(dict.fromkeys(name for points in found for name in points))
@@ -65,11 +66,22 @@ def category_table(probe: ProbeSet, indices: Sequence[int], name: str | None = N
     if name is None and not any(_CATEGORY in known for known in attributes):
         return torch.zeros(len(attributes), dtype=torch.int64)
     wanted = name or _CATEGORY
-    values = [known.get(wanted) for known in attributes]
-    for index, value in zip(indices, values, strict=True):
-        if value is None or int(value) != value or value < 0:
+    categories = []
+    for index, known in zip(indices, attributes, strict=True):
+        category = _whole(known.get(wanted))
+        if category is None:
             raise DatasetError(
-                f"image {index} of {type(probe).__name__}: attribute {wanted!r} is {value!r}, not a category "
-                "(a whole number of at least 0)"
+                f"image {index} of {type(probe).__name__}: attribute {wanted!r} is {known.get(wanted)!r}, not a "
+                "category (a whole number of at least 0)"
             )
-    return torch.tensor([int(value) for value in values], dtype=torch.int64)
+        categories.append(category)
+    return torch.tensor(categories, dtype=torch.int64)
+
+
+def _whole(value: Any) -> int | None:
+    """``value`` as a whole number of at least 0, None if it is none: text, NaN, infinity, nothing at all."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if number == value and number >= 0 else None

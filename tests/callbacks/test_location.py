@@ -144,6 +144,8 @@ def test_without_masks_there_is_no_purity():
     probe = SpotProbe(4)
     probe.concepts = probe.concepts[:1]
     assert LocationInstability(probe, ["layer"]).meter.measures == ("location",)
+    with pytest.raises(DatasetError, match="SpotProbe has no concept of category 'part'"):
+        LocationInstability(probe, ["layer"], parts=["red spot"])
 
 
 def test_filters_without_a_score_give_nan(tmp_path):

@@ -1,5 +1,7 @@
 """One accessor for the landmarks of every probe set."""
 
+import math
+
 import pytest
 import torch
 
@@ -43,3 +45,21 @@ def test_no_landmarks_are_no_parts_and_points_without_names_are_refused():
     assert part_landmarks(WithFacts({}), 0) == {}
     with pytest.raises(DatasetError, match="image 1 of WithFacts: 4 landmarks without names"):
         part_landmarks(WithFacts({"landmarks": torch.zeros(4, 2)}), 1)
+
+
+@pytest.mark.parametrize("place", [(math.inf, 3.0), (3.0, -math.inf), (1, 2, 3), ()])
+def test_a_landmark_that_is_no_point_is_refused(place):
+    with pytest.raises(DatasetError, match=r"image 1 of WithFacts: landmark 'head' is .*, not x and y in pixels"):
+        part_landmarks(WithFacts({"part_landmarks": {"nose": (1, 2), "head": place}}), 1)
+
+
+def test_an_infinite_point_of_a_face_is_refused():
+    points = torch.zeros(5, 2)
+    points[2, 0] = math.inf
+    with pytest.raises(DatasetError, match="image 0 of WithFacts: landmark 'nose' is"):
+        part_landmarks(WithFacts({"landmarks": points}), 0)
+
+
+def test_nan_is_absent():
+    found = part_landmarks(WithFacts({"part_landmarks": {"head": (math.nan, math.nan)}}), 0)
+    assert all(map(math.isnan, found["head"]))

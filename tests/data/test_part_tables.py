@@ -52,9 +52,9 @@ def test_categories():
     assert category_table(faces, range(6), "hat").tolist() == expected
 
 
-@pytest.mark.parametrize("value", [-1, 0.5, None])
+@pytest.mark.parametrize("value", [-1, 0.5, None, "siamese", "1", math.nan, math.inf])
 def test_categories_that_are_none(value):
     probe = SpotProbe(3)
     probe.facts = lambda index: {"attributes": {"kind": value if index == 2 else 1}}
-    with pytest.raises(DatasetError, match=rf"image 2 of SpotProbe: attribute 'kind' is {value}, not a category"):
+    with pytest.raises(DatasetError, match=rf"image 2 of SpotProbe: attribute 'kind' is {value!r}, not a category"):
         category_table(probe, range(3), "kind")
