@@ -17,6 +17,8 @@ Centre = Literal["argmax", "centroid"]
 _PAPER_BETA = 4.0
 # What the released code starts from; it then moves the slope of every filter within [1.5, 3].
 _CODE_W3 = 2.0
+# Of the filters' mean. With a tenth of it, one step of SGD still makes a filter that fades half as large as the others.
+_FADING = 1e-2
 
 
 def check_maps(x: Tensor) -> None:
@@ -45,6 +47,29 @@ def check_template(template: Template) -> None:
         raise ValueError(f"unknown template={template!r}; there are {', '.join(get_args(_Named))}, or beta above 0")
 
 
+def check_centre(centre: Centre) -> None:
+    """Refuse what is not the name of a centre.
+
+    Raises:
+        ValueError: If so; the message has the names.
+    """
+    if centre not in get_args(Centre):
+        raise ValueError(f"unknown centre={centre!r}; there are {', '.join(get_args(Centre))}")
+
+
+def least_scale(scale: Tensor) -> Tensor:
+    """The least by which to divide a filter, so that the gradient of one that fades does not grow without bound.
+
+    Args:
+        scale: ``(F,)`` float of at least 0, the scale of each filter's activations: their standard deviation, say.
+
+    Returns:
+        Scalar without gradient, a hundredth of the filters' mean scale; 1 where that is 0.
+    """
+    least = _FADING * scale.detach().mean()
+    return least.where(least != 0, 1.0)
+
+
 def in_float32(x: Tensor) -> Tensor:
     """The same values in float32 at least: bfloat16 ties the maximum of a map, float16 overflows in sums."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -64,12 +89,11 @@ def map_centres(x: Tensor, centre: Centre) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: If ``centre`` is unknown.
     """
+    check_centre(centre)
     height, width = x.shape[2:]
     if centre == "argmax":
         first = x.flatten(2).argmax(dim=2)
         return (first // width).to(x.dtype), (first % width).to(x.dtype)
-    if centre != "centroid":
-        raise ValueError(f"unknown centre={centre!r}; there are {', '.join(get_args(Centre))}")
     # The code's own guard against maps of zeros.
     mass = x.sum((2, 3)).clamp(min=1e-9)
     row = (x.sum(3) * torch.arange(height, device=x.device)).sum(2) / mass

@@ -2,9 +2,8 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from lightning_interp.functional.filter_templates import check_maps, in_float32
+from lightning_interp.functional.filter_templates import check_maps, in_float32, least_scale
 
 
 def group_correlation(x: Tensor, groups: Tensor) -> Tensor:
@@ -13,7 +12,9 @@ def group_correlation(x: Tensor, groups: Tensor) -> Tensor:
     The filter loss of compositional interpretable CNNs (Shen et al., IJCAI 2021): S_within sums over pairs within
     group k, S_all over pairs of which the first is in it. The authors' code centres the maps by a scrambled running
     mean; the correlation here is Pearson's, over the batch and positions. How filters come to be in groups is the
-    caller's matter: the authors cluster the correlations every other epoch.
+    caller's matter: the authors cluster the correlations every other epoch. A filter that fades, with a norm below a
+    hundredth of the filters' mean, is divided by that instead, so that its gradient stays bounded; its correlations are
+    then too small.
 
     Args:
         x: ``(B, F, H, W)`` float.
@@ -31,9 +32,12 @@ def group_correlation(x: Tensor, groups: Tensor) -> Tensor:
         raise ValueError(f"groups must be (F,) int64 for maps of shape {tuple(x.shape)}, got {tuple(groups.shape)}")
     with torch.autocast(x.device.type, enabled=False):
         maps = in_float32(x).transpose(0, 1).flatten(1)
-        centred = normalize(maps - maps.mean(1, keepdim=True), dim=1)
-        similarity = centred @ centred.T + 1
+        centred = maps - maps.mean(1, keepdim=True)
+        norm = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
+        unit = centred / norm.maximum(least_scale(norm))
+        similarity = unit @ unit.T + 1
         # A row for each filter, to weigh it by the whole of its own group.
         same = (groups[:, None] == groups).to(similarity.dtype)
         within, whole = (similarity * same).sum(1), similarity.sum(1)
-        return -(within / (same @ whole)).sum()
+        loss: Tensor = -(within / (same @ whole)).sum()
+        return loss

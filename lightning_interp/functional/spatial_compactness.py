@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_interp.functional.filter_templates import check_maps, in_float32
+from lightning_interp.functional.filter_templates import check_maps, in_float32, least_scale
 
 
 def spatial_compactness(x: Tensor, gain: float = 3.0, offset: float = -6.0) -> Tensor:
@@ -16,7 +16,9 @@ def spatial_compactness(x: Tensor, gain: float = 3.0, offset: float = -6.0) -> T
     positions. The authors' code has P1 = 1 and P2 = 0, for activations *before* the nonlinearity. After a ReLU these
     leave psi = 1/2 wherever nothing fires, so that c is near the middle of every map and a blob anywhere else is
     pushed towards it. The defaults are this project's own, for maps after a ReLU: psi is 0.0025 at 0, 1/2 at two
-    standard deviations. So are the unit, and that the std is not raised by a constant: filters of any scale lose alike.
+    standard deviations. So are the unit, and that the std is not raised by a constant, but to a hundredth of the
+    filters' mean std where it is below: filters of any scale above that lose alike, and the gradient of one that fades
+    does not grow without bound.
 
     Args:
         x: ``(B, F, H, W)`` float.
@@ -36,7 +38,7 @@ def spatial_compactness(x: Tensor, gain: float = 3.0, offset: float = -6.0) -> T
         height, width = x.shape[2:]
         variance = x.var((0, 2, 3), correction=0)[:, None, None]
         # The slope of a square root at 0 is infinite.
-        std = variance.where(variance != 0, 1.0).sqrt()
+        std = variance.where(variance != 0, 1.0).sqrt().maximum(least_scale(variance.sqrt()))
         psi = (gain * x / std + offset).sigmoid()
         psi = psi / psi.sum((2, 3), keepdim=True)
         rows = torch.arange(height, dtype=x.dtype, device=x.device)[:, None]

@@ -53,6 +53,15 @@ def test_filters_without_variance_and_nan():
         assert group_correlation(y, groups).isnan()
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-9])
+def test_a_filter_that_hardly_varies_has_no_larger_gradient_than_a_hundred_others(noise):
+    x, groups = sparse_maps(4, 4, 5, 5), torch.tensor([0, 0, 1, 1])
+    x[:, 0] = 0.3 + noise * x[:, 0]
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(group_correlation(x, groups), x)
+    assert 0 < gradient[:, 0].abs().max() < 200 * gradient[:, 1:].abs().max()
+
+
 def test_what_is_refused():
     for bad in (torch.tensor([0, 1]), torch.tensor([0.0, 1.0, 0.0])):
         with pytest.raises(ValueError, match="groups must be"):

@@ -58,10 +58,43 @@ def test_descent_moves_towards_the_own_blob_and_not_to_the_middle():
 def test_scale_does_not_matter_and_cannot_be_gained_from():
     x = sparse_maps(4, 3, 5, 5).requires_grad_()
     loss = spatial_compactness(x)
-    torch.testing.assert_close(spatial_compactness(x * torch.tensor([1e-2, 1.0, 1e3])[:, None, None]), loss)
+    torch.testing.assert_close(spatial_compactness(x * torch.tensor([0.1, 1.0, 3.0])[:, None, None]), loss)
+    torch.testing.assert_close(spatial_compactness(1e3 * x), loss)
     (gradient,) = torch.autograd.grad(loss, x)
     assert gradient.abs().max() > 1e-3
     assert (gradient * x).sum().abs().item() < 1e-9
+
+
+def without_floor(x, gain=3.0, offset=-6.0):
+    height, width = x.shape[2:]
+    psi = (gain * x / x.var((0, 2, 3), correction=0)[:, None, None].sqrt() + offset).sigmoid()
+    psi = psi / psi.sum((2, 3), keepdim=True)
+    rows = torch.arange(height, dtype=x.dtype)[:, None]
+    columns = torch.arange(width, dtype=x.dtype)
+    down, right = (axis - (psi * axis).sum((2, 3), keepdim=True) for axis in (rows, columns))
+    distance = torch.linalg.vector_norm(torch.stack([down.expand_as(psi), right.expand_as(psi)]), dim=0)
+    return (psi * distance).sum() / (len(x) * math.hypot(height, width))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_floor_changes_no_bit_for_filters_that_fire(seed):
+    scale = torch.logspace(-1.5, 0.5, 16)[:, None, None]
+    x = (scale * sparse_maps(8, 16, 7, 5, seed=seed, dtype=torch.float32)).requires_grad_()
+    loss, expected = spatial_compactness(x), without_floor(x)
+    assert torch.equal(loss, expected)
+    assert torch.equal(*(torch.autograd.grad(value, x)[0] for value in (loss, expected)))
+
+
+@pytest.mark.parametrize("scale", [1e-5, 1e-9])
+def test_a_filter_that_fades_is_not_blown_up_by_one_step(scale):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 3, 3, 3, generator=generator) / 5
+    weight[0] *= scale
+    weight.requires_grad_()
+    maps = torch.nn.functional.conv2d(torch.randn(16, 3, 12, 12, generator=generator), weight).relu()
+    (gradient,) = torch.autograd.grad(0.1 * spatial_compactness(maps), weight)
+    norms = (weight - 0.1 * gradient).flatten(1).norm(dim=1)
+    assert norms[0] < 0.1 * norms[1:].min()
 
 
 def test_gradient_by_finite_differences():
