@@ -137,6 +137,8 @@ def test_an_empty_region_is_passed_over():
 def test_the_weight_follows_the_epoch():
     assert [Ramp(6.0, 2, 3).at(epoch) for epoch in range(7)] == [0, 0, 2, 4, 6, 6, 6]
     assert [Ramp(0.7).at(epoch) for epoch in (0, 99)] == [0.7, 0.7]
+    assert [Ramp(6.0, 1, 2, decay=True).at(epoch) for epoch in range(6)] == [0, 3, 6, 3, 2, 1.5]
+    assert [Ramp(6.0, decay=True).at(epoch) for epoch in range(3)] == [6, 3, 2]
     images = leaf(2, 1, 2, 2)
     logits, region = images.sum((1, 2, 3)), torch.eye(2, dtype=torch.bool).expand(2, 2, 2)
     loss = RightReasonsLoss(Ramp(6.0, 2, 3), "binary")
