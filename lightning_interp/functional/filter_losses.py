@@ -62,7 +62,7 @@ def label_conditioned(
         labels: ``(B,)`` int64 classes, or ``(B, K)`` bool, the classes that an image belongs to.
         assignment: ``(F,)`` int64, the class of each filter.
         density: ``(K,)`` float in (0, 1), share of the training images that belong to each class: w+ is its half by
-            the density, w- its half by one minus it. None for weights of 1.
+            the density, w- its half by one minus it; 1 where that share is 0 or NaN. None for weights of 1.
         template: See :func:`~lightning_interp.functional.filter_templates.templates_at`.
         centre: See :func:`~lightning_interp.functional.filter_templates.map_centres`.
         reduction: Makes the statistics those of all processes, in three calls of a few ``F`` numbers. The mean of loss
@@ -150,9 +150,13 @@ def _weigh(x: Tensor, templates: Tensor, positive: Tensor, reduction: Reduction,
 
 
 def _class_weights(images: Tensor, assignment: Tensor, density: Tensor | None) -> Tensor:
-    """``(2, F)``: w+ and w-; 0 on a side without images, and on both sides of a filter without one of its class."""
+    """``(2, F)``: w+ and w-; 0 on a side without images, and on both sides of a filter without one of its class.
+
+    A side that the density does not know, because its share is 0 or NaN, weighs 1.
+    """
     weights = torch.ones_like(images)
     if density is not None:
         share = density.to(images)[assignment]
-        weights = 0.5 / torch.stack([share, 1 - share])
+        sides = torch.stack([share, 1 - share])
+        weights = 0.5 / sides.where(sides > 0, 0.5)
     return weights.where((images > 0) & (images[0] > 0), 0.0)

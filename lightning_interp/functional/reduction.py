@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor
 
 
@@ -26,3 +28,18 @@ class Reduction:
 
 
 LOCAL = Reduction()
+
+
+def training_reduction() -> Reduction:
+    """Sum and maximum over the processes that train, by the backend of training and on the batch's own device."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return LOCAL
+
+    def reduced(values: Tensor, operation: Any) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total, op=operation)
+        return total
+
+    return Reduction(
+        lambda values: reduced(values, dist.ReduceOp.SUM), lambda values: reduced(values, dist.ReduceOp.MAX)
+    )

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
+from lightning_interp.functional.memberships import memberships
 from lightning_interp.functional.reduction import LOCAL, Reduction
 
 
@@ -68,15 +68,18 @@ class FilterAssignment(nn.Module):
 
         Args:
             x: ``(B, F, H, W)`` float of at least 0.
-            labels: ``(B,)`` int64 in [0, K), or ``(B, K)`` bool.
+            labels: See :func:`~lightning_interp.functional.memberships.memberships`.
             reduction: Over the processes that train; one sum of ``(K, F + 1)`` numbers and one of a single number.
 
         Raises:
-            ValueError: If maps or labels are not of these shapes.
+            ValueError: If maps or labels do not fit.
         """
         if not self.training:
             return
-        members = self._members(x, labels)
+        classes, filters = self.mean_peak.shape
+        if x.ndim != 4 or x.shape[1] != filters:
+            raise ValueError(f"expected maps of {filters} filters (B, F, H, W), got {tuple(x.shape)}")
+        members = memberships(labels, classes, len(x))
         peaks = x.detach().float().amax((2, 3))
         finite = peaks.isfinite().all(1)
         members = (members & finite[:, None]).float()
@@ -95,22 +98,11 @@ class FilterAssignment(nn.Module):
     @torch.no_grad()
     def reassign(self) -> int:
         """Pair filters and classes anew; the number of filters that changed. Call it once an epoch, say."""
-        assignment = self._balanced()
+        assignment = self._balanced().to(self.assignment.device)
         changed = int((assignment != self.assignment).sum())
         self.assignment.copy_(assignment)
         self.decided.fill_(True)
         return changed
-
-    def _members(self, x: Tensor, labels: Tensor) -> Tensor:
-        """``(B, K)`` bool."""
-        classes, filters = self.mean_peak.shape
-        if x.ndim != 4 or x.shape[1] != filters:
-            raise ValueError(f"expected maps of {filters} filters (B, F, H, W), got {tuple(x.shape)}")
-        if labels.dtype == torch.int64 and labels.shape == x.shape[:1]:
-            return one_hot(labels, classes).bool()
-        if labels.dtype != torch.bool or labels.shape != (len(x), classes):
-            raise ValueError(f"labels must be (B,) int64 or (B, {classes}) bool, got {tuple(labels.shape)}")
-        return labels
 
     def _balanced(self) -> Tensor:
         """``(F,)`` int64, the greedy pairing."""

@@ -3,8 +3,9 @@
 from torch import Tensor, nn
 
 from lightning_interp.functional.filter_losses import FilterLoss, label_conditioned
-from lightning_interp.functional.filter_templates import Centre, Template, check_template
-from lightning_interp.functional.reduction import LOCAL, Reduction
+from lightning_interp.functional.filter_templates import Centre, Template, check_centre, check_template
+from lightning_interp.functional.memberships import memberships
+from lightning_interp.functional.reduction import LOCAL, Reduction, training_reduction
 from lightning_interp.losses.filter_assignment import FilterAssignment
 
 
@@ -19,6 +20,10 @@ class LabelConditionedLoss(nn.Module):
     and, once an epoch, ``self.filter_loss.assignment.reassign()``. In training it first adds the batch to the
     statistics of the assignment, whose shares of the classes weigh positive against negative images.
 
+    In data-parallel training the statistics are those of all processes, each of which must come here equally often.
+    They are then the same everywhere, so that DDP changes nothing where it copies the buffers of a submodule from rank
+    zero (``broadcast_buffers``).
+
     Args:
         num_filters: F, channels of the layer.
         num_classes: K; 1 for images of one class against all others, with labels ``(B, 1)`` bool.
@@ -26,7 +31,7 @@ class LabelConditionedLoss(nn.Module):
         centre: See :func:`~lightning_interp.functional.filter_templates.map_centres`.
 
     Raises:
-        ValueError: If the template is unknown.
+        ValueError: If the template or the centre is unknown.
     """
 
     def __init__(
@@ -34,20 +39,27 @@ class LabelConditionedLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_template(template)
+        check_centre(centre)
         self.assignment = FilterAssignment(num_filters, num_classes)
         self.template: Template = template
         self.centre: Centre = centre
 
-    def forward(self, x: Tensor, labels: Tensor, reduction: Reduction = LOCAL) -> FilterLoss:
+    def forward(self, x: Tensor, labels: Tensor, reduction: Reduction | None = None) -> FilterLoss:
         """Loss, without weight, and diagnostics.
 
         Args:
             x: ``(B, F, H, W)`` float of at least 0: after a ReLU.
-            labels: ``(B,)`` int64 in [0, K), or ``(B, K)`` bool.
-            reduction: Over the processes that train.
+            labels: See :func:`~lightning_interp.functional.memberships.memberships`.
+            reduction: None for all processes in training, and this one alone in eval, where some may have no batch.
+
+        Raises:
+            ValueError: If maps or labels do not fit.
         """
         assignment = self.assignment
-        assignment.update(x, labels, reduction)
+        member = memberships(labels, assignment.num_classes, len(x))
+        if reduction is None:
+            reduction = training_reduction() if self.training else LOCAL
+        assignment.update(x, member, reduction)
         # With one label the released code weighs both sides alike.
         density = assignment.density if assignment.num_classes > 1 else None
-        return label_conditioned(x, labels, assignment.assignment, density, self.template, self.centre, reduction)
+        return label_conditioned(x, member, assignment.assignment, density, self.template, self.centre, reduction)

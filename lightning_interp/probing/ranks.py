@@ -1,4 +1,7 @@
-"""Where processes meet: agreement on what happened, and exact sums. The package's only collectives."""
+"""Where processes meet: agreement on what happened, and exact sums.
+
+The package's only collectives, but for those of :func:`~lightning_interp.functional.reduction.training_reduction`.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,22 +13,28 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_interp.errors import ProbeError
-from lightning_interp.functional.reduction import LOCAL, Reduction
+from lightning_interp.functional.reduction import LOCAL, training_reduction
 
 
-def training_reduction() -> Reduction:
-    """Sum and maximum over the processes that train, by the backend of training and on the batch's own device."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return LOCAL
+def agree_in_training(error: Exception | None, device: torch.device) -> None:
+    """Let no process that trains wait for one that failed; a collective call over the backend of training.
 
-    def reduced(values: Tensor, operation: Any) -> Tensor:
-        total = values.clone()
-        dist.all_reduce(total, op=operation)
-        return total
+    Costs one number, and texts only where something went wrong.
 
-    return Reduction(
-        lambda values: reduced(values, dist.ReduceOp.SUM), lambda values: reduced(values, dist.ReduceOp.MAX)
-    )
+    Args:
+        error: What went wrong here, if anything.
+        device: Where this process trains.
+
+    Raises:
+        ProbeError: On every process with the same text, if any of several failed. A single process raises its own
+            error as it is.
+    """
+    reduction = training_reduction()
+    if reduction is LOCAL:
+        if error is not None:
+            raise error
+    elif reduction.max(torch.tensor(float(error is not None), device=device)):
+        Ranks(dist.get_rank(), dist.get_world_size()).tell(error, None, "training cannot go on")
 
 
 @dataclass(frozen=True)
@@ -74,12 +83,16 @@ class Ranks:
             return [note]
         # Names the process that does not come, where a plain collective would only time out.
         dist.monitored_barrier(self.group, timeout=self.timeout)
+        return self.tell(error, note, "the probe failed")
+
+    def tell(self, error: Exception | None, note: Any, what: str) -> list[Any]:
+        """As :meth:`agree`, for several processes that are known to come, with ``what`` before the errors."""
         outcomes: list[Any] = [None] * self.world
         text = None if error is None else f"rank {self.rank}: {type(error).__name__}: {error}"
         dist.all_gather_object(outcomes, (text, note), group=self.group)
         failures = [failure for failure, _ in outcomes if failure is not None]
         if failures:
-            raise ProbeError("the probe failed; " + "; ".join(failures)) from error
+            raise ProbeError(f"{what}; " + "; ".join(failures)) from error
         return [other for _, other in outcomes]
 
     def share(self, tensors: Iterable[Tensor]) -> None:
