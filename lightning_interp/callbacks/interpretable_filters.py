@@ -11,13 +11,14 @@ from lightning_interp.callbacks.loss_term import LossTerm, add_to_loss
 from lightning_interp.data.part_regions import check_names
 from lightning_interp.errors import LayerError
 from lightning_interp.functional.filter_losses import FilterLoss
-from lightning_interp.functional.filter_templates import Centre, Template, check_template
+from lightning_interp.functional.filter_templates import Centre, Template, check_centre, check_maps, check_template
+from lightning_interp.functional.memberships import memberships
 from lightning_interp.functional.mutual_information import mutual_information
 from lightning_interp.functional.spatial_compactness import spatial_compactness
 from lightning_interp.losses.filter_loss import LabelConditionedLoss
 from lightning_interp.losses.ramp import Ramp, as_ramp
 from lightning_interp.probing.layers import resolve_layers
-from lightning_interp.probing.ranks import training_reduction
+from lightning_interp.probing.ranks import agree_in_training
 
 Loss = Literal["label_conditioned", "mutual_information", "spatial_compactness"]
 _FREE: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -50,8 +51,9 @@ class InterpretableFilters(LossTerm):
     ``dead`` (filters that fired on no image of a batch), ``mean_peak``; of the label-conditioned loss also
     ``negative_share``, ``reassigned``, ``fewest_filters`` and ``most_filters`` of a class.
 
-    Warns once when peaks grow to four times those at the first step, or half the filters cease to fire: the weight is
-    then too high, and accuracy is about to go.
+    Warns once when peaks grow to four times those at the first step with any, or half the filters cease to fire: the
+    weight is then too high, and accuracy is about to go. And where a layer has more classes than filters. What is wrong
+    with maps or labels on one process only is raised on all of them.
 
     Args:
         layers: Paths of layers that give maps after a ReLU, and by which everything passes: of a residual network a
@@ -60,8 +62,8 @@ class InterpretableFilters(LossTerm):
         loss: Which loss.
         weight: Weight of the sum over filters and layers, or how it grows over the epochs.
         start_epoch: First epoch with a weight, where that is a number; before it, the classes' statistics are taken.
-        labels: Where the batch has the labels, ``(B,)`` integers or ``(B, K)`` memberships: a position, a key, or a
-            function of the batch.
+        labels: Where the batch has the labels, ``(B,)`` whole numbers from 0 or ``(B, K)`` memberships of 0 and 1, of
+            any type: a position, a key, or a function of the batch.
         template: Slope of the label-conditioned loss' templates, or beta itself, larger for smaller parts
             (:func:`~lightning_interp.functional.filter_templates.templates_at`).
         centre: See :func:`~lightning_interp.functional.filter_templates.map_centres`.
@@ -70,9 +72,11 @@ class InterpretableFilters(LossTerm):
     Raises:
         LayerError: If a layer is unknown; at the first training step if it does not run once, or gives no maps, or
             values below 0.
-        ProbeError: With manual optimisation or sharded weights; with :class:`LabelConditionedLoss` do it by hand.
+        ProbeError: With manual optimisation or sharded weights; with :class:`LabelConditionedLoss` do it by hand. On
+            every process, if maps or labels are wrong on any of several.
         DatasetError: If the loss is unknown.
-        ValueError: If ``num_classes`` is missing or the template unknown; at the first step, if labels do not fit.
+        ValueError: If ``num_classes`` is missing or below 1, or the template or centre unknown; at a step whose labels
+            do not fit; on loading the statistics of another number of classes.
     """
 
     title = "filters"
@@ -93,6 +97,9 @@ class InterpretableFilters(LossTerm):
     ) -> None:
         check_names([loss], get_args(Loss), "filter loss")
         check_template(template)
+        check_centre(centre)
+        if num_classes is not None and num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         if loss == "label_conditioned" and num_classes is None:
             raise ValueError("the label-conditioned loss needs num_classes, the number of classes of the labels")
         self.layers, self.num_classes, self.loss, self.labels = layers, num_classes, loss, labels
@@ -100,11 +107,14 @@ class InterpretableFilters(LossTerm):
         self.template: Template = template
         self.centre: Centre = centre
         self.name = name
-        self.losses: dict[str, LabelConditionedLoss] = {}
-        self._loaded: dict[str, Any] = {}
         self._maps: dict[str, list[Tensor]] | None = None
         self._names: tuple[str, ...] = ()
         self._handles: list[Any] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all statistics and assignments: a new training begins."""
+        self.losses: dict[str, LabelConditionedLoss] = {}
         self._start: dict[str, tuple[Tensor, Tensor]] = {}
         self._steps, self._warned = 0, False
 
@@ -114,16 +124,20 @@ class InterpretableFilters(LossTerm):
         return f"{type(self).__name__}{{'name': {self.name!r}}}"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what cannot work."""
+        """Refuse what cannot work, and begin anew unless the trainer goes on; a checkpoint is loaded after this."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             resolve_layers(pl_module, self.layers)
+            if trainer.global_step == 0 and trainer.current_epoch == 0:
+                self.reset()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wrap the training step and hook the layers, before a compiled module runs for the first time."""
         super().on_fit_start(trainer, pl_module)
         layers = resolve_layers(pl_module, self.layers)
         self._names = tuple(layers)
+        # Of a checkpoint, which may have been loaded to another device and of other layers.
+        self.losses = {name: loss.to(pl_module.device) for name, loss in self.losses.items() if name in layers}
         for name, layer in layers.items():
 
             def keep(module: Any, args: Any, output: Any, name: str = name) -> None:
@@ -154,11 +168,11 @@ class InterpretableFilters(LossTerm):
             self._maps = None
         if output is None:
             return None
+        layers = self._read(seen, batch, pl_module.device)
         weight = self.weight.at(trainer.current_epoch)
         total, scalars, size = None, {"weight": weight}, 1
-        for name in self._names:
-            maps = _one(name, seen.get(name, []))
-            found = self._of(name, maps, batch)
+        for name, (maps, member) in layers.items():
+            found = self._of(name, maps, member)
             scalars |= {f"{name}/{key}": value for key, value in self._told(name, found).items()}
             total = found.loss if total is None else total + found.loss
             size = len(maps)
@@ -166,33 +180,74 @@ class InterpretableFilters(LossTerm):
         self._steps += 1
         return add_to_loss(output, weight * total) if weight and total is not None else output
 
-    def _of(self, name: str, maps: Tensor, batch: Any) -> FilterLoss:
-        """Loss and diagnostics of a layer."""
+    def _read(
+        self, seen: Mapping[str, list[Any]], batch: Any, device: torch.device
+    ) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """Maps and memberships of each layer; all that can be wrong with them on one process only is found here."""
+        layers, error = {}, None
+        try:
+            for name in self._names:
+                maps = self._checked(name, seen.get(name, []))
+                layers[name] = maps, self._member(batch, maps)
+        except Exception as caught:
+            error = caught
+        # Before the first sum over processes: the others would wait in it for one that failed.
+        agree_in_training(error, device)
+        return layers
+
+    def _checked(self, name: str, runs: list[Any]) -> Tensor:
+        """The maps of the layer's only run."""
+        if len(runs) != 1:
+            raise LayerError(f"layer '{name}' ran {len(runs)} times with gradients in training_step, expected once")
+        (maps,) = runs
+        if not isinstance(maps, Tensor) or maps.ndim != 4 or not maps.is_floating_point():
+            raise LayerError(f"layer '{name}' gives no float maps (B, F, H, W); name a submodule that does")
+        check_maps(maps)
         if self._steps == 0 and bool((maps < 0).any()):
             raise LayerError(
                 f"layer '{name}' gives values below 0; name the ReLU after it, or a block that ends in one"
             )
+        return maps
+
+    def _member(self, batch: Any, maps: Tensor) -> Tensor | None:
+        """The images' classes, for the loss that needs them."""
         if self.loss != "label_conditioned":
+            return None
+        assert self.num_classes is not None  # refused in __init__
+        return memberships(_labels(batch, self.labels), self.num_classes, len(maps)).to(maps.device)
+
+    def _of(self, name: str, maps: Tensor, member: Tensor | None) -> FilterLoss:
+        """Loss and diagnostics of a layer."""
+        if member is None:
             with torch.no_grad():
                 peaks = maps.float().amax((2, 3))
             nothing = peaks.new_zeros(())
             return FilterLoss(_FREE[self.loss](maps), nothing, peaks.amax(0) == 0, peaks.mean(), nothing)
         if name not in self.losses:
-            assert self.num_classes is not None  # refused in __init__
-            made = LabelConditionedLoss(maps.shape[1], self.num_classes, self.template, self.centre)
-            if name in self._loaded:
-                made.load_state_dict(self._loaded[name])
-            self.losses[name] = made.to(maps.device)
+            filters, classes = maps.shape[1], member.shape[1]
+            if filters < classes:
+                rank_zero_warn(
+                    f"{self.name}: layer '{name}' has {filters} filters for {classes} classes: {classes - filters} of "
+                    "the classes have none; name a layer with more filters"
+                )
+            self.losses[name] = self._make(filters, classes).to(maps.device)
         loss = self.losses[name]
-        found: FilterLoss = loss(maps, _labels(batch, self.labels, maps), training_reduction())
+        found: FilterLoss = loss(maps, member)
         if not loss.assignment.decided:
             loss.assignment.reassign()
         return found
 
+    def _make(self, num_filters: int, num_classes: int) -> LabelConditionedLoss:
+        return LabelConditionedLoss(num_filters, num_classes, self.template, self.centre)
+
     def _told(self, name: str, found: FilterLoss) -> dict[str, Any]:
         """Scalars of a layer, after a look at whether its activations inflate."""
         peak, dead = found.mean_peak.detach(), found.dead.float().mean()
-        start, dead_then = self._start.setdefault(name, (peak, dead))
+        # Without a look, which makes an accelerator wait: the start is the first step with peaks to compare with.
+        start, dead_then = (value.to(peak) for value in self._start.get(name, (peak, dead)))
+        usable = start.isfinite() & (start > 0)
+        start, dead_then = start.where(usable, peak), dead_then.where(usable, dead)
+        self._start[name] = start, dead_then
         if not self._warned and self._steps % _LOOK == _LOOK - 1:
             grown, died = float(peak / start), float(dead - dead_then)
             if grown > _INFLATED or died > _DIED:
@@ -226,26 +281,25 @@ class InterpretableFilters(LossTerm):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with them; a layer's are taken up when it first runs, for only then its filters are counted."""
-        self._loaded, self._start = dict(state_dict["losses"]), dict(state_dict["start"])
-        self._warned = state_dict["warned"]
+        """Go on with them."""
+        self.reset()
+        self._start, self._warned = dict(state_dict["start"]), state_dict["warned"]
+        for name, state in state_dict["losses"].items() if self.loss == "label_conditioned" else ():
+            classes, filters = state["assignment.mean_peak"].shape
+            if classes != self.num_classes:
+                raise ValueError(
+                    f"{self.name}: the checkpoint's statistics of '{name}' are of {classes} classes, not of "
+                    f"{self.num_classes}; give num_classes={classes}"
+                )
+            self.losses[name] = self._make(filters, classes)
+            self.losses[name].load_state_dict(state)
 
 
-def _one(name: str, runs: list[Any]) -> Tensor:
-    if len(runs) != 1:
-        raise LayerError(f"layer '{name}' ran {len(runs)} times with gradients in training_step, expected once")
-    (maps,) = runs
-    if not isinstance(maps, Tensor) or maps.ndim != 4 or not maps.is_floating_point():
-        raise LayerError(f"layer '{name}' gives no float maps (B, F, H, W); name a submodule that does")
-    return maps
-
-
-def _labels(batch: Any, place: int | str | Callable[[Any], Tensor], maps: Tensor) -> Tensor:
+def _labels(batch: Any, place: int | str | Callable[[Any], Tensor]) -> Tensor:
     try:
-        labels = place(batch) if callable(place) else batch[place]
+        labels: Tensor = place(batch) if callable(place) else batch[place]
     except (KeyError, IndexError, TypeError) as error:
         if callable(place):
             raise
         raise ValueError(f"filters: labels={place!r} is not in the batch, a {type(batch).__name__}: {error}") from error
-    labels = labels.to(maps.device)
-    return labels.long() if labels.ndim == 1 else labels.bool()
+    return labels

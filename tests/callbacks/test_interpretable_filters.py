@@ -1,16 +1,18 @@
 """The filter losses inside a training: the same as by hand, on any number of processes, told before it hurts."""
 
 import copy
+import math
 
 import pytest
 import torch
 from pytorch_lightning import LightningModule
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interp.callbacks.interpretable_filters import InterpretableFilters
 from lightning_interp.errors import DatasetError, LayerError
+from lightning_interp.functional.filter_losses import FilterLoss
 from lightning_interp.functional.mutual_information import mutual_information
 from lightning_interp.functional.spatial_compactness import spatial_compactness
 from lightning_interp.losses import LabelConditionedLoss, Ramp
@@ -192,6 +194,148 @@ def test_resume_keeps_assignments_and_goes_on_as_if_nothing_had_been(tmp_path):
     assert again.losses["features"].assignment.images.sum() == 4 * 24
 
 
+def wrong_on_one(rank, world, folder, case):
+    """What is wrong on the second process only."""
+    wrong, module = rank == 1, Twice() if rank == 1 and case == "layer" else Net()
+    labels = (lambda batch: 0 * batch[1] + 3) if wrong and case == "labels" else 1
+    fit(folder, InterpretableFilters(["features"], CLASSES, labels=labels), module, strategy="ddp", devices=world)
+
+
+@pytest.mark.ddp
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("case", ["labels", "layer"])
+def test_what_is_wrong_on_one_process_is_told_to_all(tmp_path, case):
+    text = {
+        "labels": "ValueError: label 3 is none of the 3 classes",
+        "layer": "LayerError: layer 'features' ran 2 times",
+    }
+    for outcome in run_ranks(wrong_on_one, 2, tmp_path, case, timeout=80):
+        assert outcome.error.startswith(f"ProbeError: training cannot go on; rank 1: {text[case]}")
+        assert outcome.seconds < 20
+
+
+def moving():
+    """Batches of one class each, by colour: what filters prefer moves from epoch to epoch."""
+    images, labels = torch.rand(24, 3, 12, 10, generator=torch.Generator().manual_seed(1)), torch.arange(24) // 8
+    images[torch.arange(24), labels] += 1
+    return TensorDataset(images, labels)
+
+
+class Assigned(Callback):
+    """The assignment of each epoch."""
+
+    def __init__(self, filters):
+        self.filters, self.epochs = filters, []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.epochs.append(self.filters.losses["features"].assignment.assignment.tolist())
+
+
+def go_on(path, epochs, dataset, **options):
+    """Fit for some epochs, as an uninterrupted run or from a checkpoint: module, assignments and trainer."""
+    callback = InterpretableFilters(["features"], CLASSES, weight=0.5, start_epoch=0)
+    module, assigned = Net(rate=0.3), Assigned(callback)
+    trainer = make_trainer(path, callbacks=[callback, assigned], max_epochs=epochs)
+    trainer.fit(module, DataLoader(dataset, 8), **options)
+    return trainer, module, assigned.epochs
+
+
+def test_resume_pairs_anew_where_the_uninterrupted_run_does(tmp_path):
+    _, whole, expected = go_on(tmp_path, 3, moving())
+    assert expected[0] != expected[1]
+    trainer, _, before = go_on(tmp_path, 1, moving())
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    _, module, after = go_on(tmp_path, 3, moving(), ckpt_path=tmp_path / "one.ckpt")
+    assert before + after == expected
+    same(module, whole)
+
+
+def filled(path, **options):
+    """A callback after a fit, and its state."""
+    callback = InterpretableFilters(["features"], CLASSES, **options)
+    fit(path, callback, max_epochs=1)
+    return callback, callback.state_dict()
+
+
+def test_state_is_whole_between_loading_and_the_first_step(tmp_path):
+    _, state = filled(tmp_path)
+    again = InterpretableFilters(["features"], CLASSES)
+    again.load_state_dict(copy.deepcopy(state))
+    torch.testing.assert_close(again.state_dict(), state, rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_another_number_of_classes_is_named(tmp_path):
+    _, state = filled(tmp_path)
+    with pytest.raises(ValueError, match="the checkpoint's statistics of 'features' are of 3 classes, not of 4"):
+        InterpretableFilters(["features"], 4).load_state_dict(state)
+
+
+def test_a_checkpoint_of_other_layers_or_another_loss_is_no_obstacle(tmp_path):
+    trainer, _ = fit(tmp_path, InterpretableFilters(["features.1"], CLASSES), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "other.ckpt")
+    options = {"max_epochs": 2, "fit_options": {"ckpt_path": tmp_path / "other.ckpt"}}
+    callback = InterpretableFilters(["features"], CLASSES)
+    fit(tmp_path, callback, **options)
+    assert list(callback.losses) == ["features"]
+    callback = InterpretableFilters(["features.1"], loss="mutual_information")
+    trainer, _ = fit(tmp_path, callback, **options)
+    assert not callback.losses
+    assert not [name for name in trainer.callback_metrics if "reassigned" in name]
+
+
+def test_a_reused_callback_begins_anew_and_believes_a_checkpoint(tmp_path):
+    trainer, _ = fit(tmp_path, first := InterpretableFilters(["features"], CLASSES, weight=0.5), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    expected = copy.deepcopy(first.state_dict())
+    first._warned = True
+    fit(tmp_path, first, max_epochs=1)
+    torch.testing.assert_close(first.state_dict(), expected, rtol=0, atol=0)
+    # As one that has seen another training, with a checkpoint of this one.
+    fit(tmp_path, first, dataset=moving(), max_epochs=2)
+    fit(tmp_path, first, max_epochs=3, fit_options={"ckpt_path": tmp_path / "one.ckpt"})
+    assert first.losses["features"].assignment.total == 3 * 24
+
+
+def test_another_fit_of_the_same_trainer_goes_on(tmp_path):
+    callback = InterpretableFilters(["features"], CLASSES)
+    trainer, module = fit(tmp_path, callback, max_epochs=1)
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module, DataLoader(data(), 6))
+    assert callback.losses["features"].assignment.total == 2 * 24
+
+
+def told(peaks):
+    """Steps of filters with these mean peaks, 0 where all are dead."""
+    callback = InterpretableFilters(["features"], loss="spatial_compactness")
+    nothing = torch.zeros(())
+    for peak in peaks:
+        dead = torch.full((6,), peak == 0)
+        callback._told("features", FilterLoss(nothing, nothing, dead, torch.tensor(peak), nothing))
+        callback._steps += 1
+
+
+def test_the_look_at_the_peaks_starts_at_the_first_that_can_be_compared():
+    for first in (0.0, math.nan, math.inf):
+        told([first, first] + [1.0] * 58)
+        with pytest.warns(UserWarning, match=r"peaks of 'features' are \d+ times those at the start"):
+            told([first] + [1.0 + step for step in range(59)])
+    told([0.0] * 60)
+
+
+def test_filters_that_only_fire_later_and_then_die_are_told():
+    with pytest.warns(UserWarning, match=r"peaks of 'features' are 0 in 100% more filters"):
+        told([0.0] + [1.0] * 9 + [0.0] * 10)
+
+
+def test_classes_without_a_filter_are_told_once(tmp_path):
+    callback = InterpretableFilters(["features"], 10, weight=1e-3)
+    with pytest.warns(
+        UserWarning, match="'features' has 6 filters for 10 classes: 4 of the classes have none"
+    ) as found:
+        fit(tmp_path, callback, max_epochs=3)
+    assert len([w for w in found if "classes have none" in str(w.message)]) == 1
+
+
 def test_a_weight_so_high_that_filters_die_is_told(tmp_path):
     callback = InterpretableFilters(["features"], CLASSES, weight=300.0)
     with pytest.warns(
@@ -254,6 +398,10 @@ BAD = {
     "no maps": (["head"], {}, Net, LayerError, "'head' gives no float maps"),
     "twice": (["features"], {}, Twice, LayerError, "'features' ran 2 times"),
     "no labels": (["features"], {"labels": 2}, Net, ValueError, "labels=2 is not in the batch, a list"),
+    "class K": (["features"], {"labels": lambda b: b[1] + 1}, Net, ValueError, "label 3 is none of the 3 classes"),
+    "ignored": (["features"], {"labels": lambda b: b[1] - 100}, Net, ValueError, "-100 is torch's ignore_index"),
+    "halves": (["features"], {"labels": lambda b: b[1] + 0.5}, Net, ValueError, r"label \d.5 is none"),
+    "a list": (["features"], {"labels": lambda b: b[1].tolist()}, Net, ValueError, "must be a tensor .*, not list"),
 }
 
 
@@ -274,6 +422,11 @@ def test_bad_arguments_are_named_at_once():
         InterpretableFilters(["features"], 3, loss="mutual_info")
     with pytest.raises(ValueError, match="needs num_classes"):
         InterpretableFilters(["features"])
+    for loss in ("label_conditioned", "mutual_information"):
+        with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
+            InterpretableFilters(["features"], 0, loss=loss)
+    with pytest.raises(ValueError, match="unknown centre='middle'; there are argmax, centroid"):
+        InterpretableFilters(["features"], 3, centre="middle")
 
 
 def test_two_of_one_name_are_refused_and_two_of_two_names_add_up(tmp_path):
