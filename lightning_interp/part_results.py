@@ -52,6 +52,11 @@ class LayerParts:
     interpretability: PartInterpretability | None = None
     chance: PartInterpretability | None = None
 
+    @property
+    def nonfinite(self) -> Tensor:
+        """``(F,)`` bool, filters that gave a NaN or an infinity on some image; they have no score."""
+        return (self.category < 0) & ~self.dead
+
     def scalars(self, rule: CategoryRule) -> dict[str, float]:
         """The layer's figures by name; NaN where no filter has one."""
         values: dict[str, float] = {}
@@ -70,7 +75,7 @@ class LayerParts:
             }
         if self.selectivity is not None:
             values["selectivity"] = float(self.selectivity.nanmean())
-        return values | {"dead": float(self.dead.sum())}
+        return values | {"dead": float(self.dead.sum()), "nonfinite": float(self.nonfinite.sum())}
 
 
 @dataclass(frozen=True)

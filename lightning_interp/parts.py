@@ -1,5 +1,6 @@
 """What filters have to do with the parts of things: the same engine inside and outside of training."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -14,7 +15,7 @@ from lightning_interp.data.probe import ProbeSet
 from lightning_interp.errors import DatasetError, LayerError
 from lightning_interp.functional.class_selectivity import class_means, class_selectivity, largest_column
 from lightning_interp.functional.location_scores import TOP_IMAGES, CategoryRule, Variant, location_scores
-from lightning_interp.functional.part_location import peak_points, top_images
+from lightning_interp.functional.part_location import peak_points, top_images, unscored
 from lightning_interp.functional.part_overlap import part_interpretability, part_purity
 from lightning_interp.functional.upsampling import Axis, Grid
 from lightning_interp.part_results import LayerParts, PartResult, TopPeaks
@@ -31,6 +32,8 @@ Placement = Literal["receptive_field", "cell"]
 
 # Images a filter that are kept to be shown.
 _SHOWN = 7
+# Filters that a warning names.
+_NAMED = 8
 
 
 class PartMeter(SweepEngine[PartResult]):
@@ -118,6 +121,7 @@ class PartMeter(SweepEngine[PartResult]):
         masked = parts is not None or set(self.measures) - {"location"}
         self.parts, self.part_columns = _parts(probe, parts) if masked else ((), ())
         self.bank = LabelBank(LabelEncoder(probe, probe.mask_size), every_image_counts=True)
+        self._warned: set[str] = set()
         self.image_grids: dict[str, Grid] = {}
         self.mask_grids: dict[str, Grid] = {}
 
@@ -152,9 +156,9 @@ class PartMeter(SweepEngine[PartResult]):
         ranks: Ranks,
         meta: Mapping[str, Any],
     ) -> PartResult:
-        """What a finished study has found; no collective."""
+        """What a finished study has found; rank zero warns of filters that are not scored."""
         rows = torch.tensor([self.row[index] for index in study.kept])
-        return PartResult(
+        found = PartResult(
             layers={name: self._layer(name, layer, rows) for name, layer in study.layers.items()},
             landmarks=self.landmarks,
             parts=self.parts,
@@ -164,14 +168,29 @@ class PartMeter(SweepEngine[PartResult]):
             seconds=seconds,
             meta=meta,
         )
+        if ranks.rank == 0:
+            self._warn(found)
+        return found
+
+    def _warn(self, result: PartResult) -> None:
+        """Of filters that are not finite; of each layer once, however often it is measured."""
+        for name, layer in result.layers.items():
+            filters = [str(number) for number in layer.nonfinite.nonzero()[:, 0].tolist()]
+            if filters and name not in self._warned:
+                self._warned.add(name)
+                more = ", ..." if len(filters) > _NAMED else ""
+                warnings.warn(
+                    f"layer '{name}': {len(filters)} of {len(layer.dead)} filters gave NaN or infinite activations "
+                    f"({', '.join(filters[:_NAMED])}{more}): not scored",
+                    stacklevel=3,
+                )
 
     def _layer(self, name: str, sums: LayerSums, rows: Tensor) -> LayerParts:
         peaks = type(sums.found_peaks)(*(values[rows] for values in sums.found_peaks))
         category, grid = self.category[rows], self.image_grids[name]
         means = class_means(sums.mean[rows], category, self.num_categories)
-        dead = ~(peaks.value > 0).any(0)
-        broken = (peaks.value == -torch.inf).any(0)
-        own = largest_column(means).masked_fill(dead | broken, -1)
+        dead, nonfinite = unscored(peaks.value)
+        own = largest_column(means).masked_fill(dead | nonfinite, -1)
         selectivity = class_selectivity(means).masked_fill(own < 0, torch.nan)
         purity = chance = interpretability = location = None
         if "location" in self.measures:

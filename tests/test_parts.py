@@ -14,7 +14,8 @@ from lightning_interp.data.animal_part import AnimalPart
 from lightning_interp.functional.dissection import cyclic_partners
 from lightning_interp.parts import PartMeter, measure_parts
 from lightning_interp.probing.ranks import Ranks
-from tests.helpers.parts import FIXED, SpotProbe, fixed_deviation, spot_model
+from lightning_interp.viz.part_table import filter_summaries
+from tests.helpers.parts import FIXED, Filters, SpotProbe, fixed_deviation, spot_model
 from tests.helpers.probes import RandomProbe
 from tests.helpers.ranks import run_ranks, values
 
@@ -168,17 +169,35 @@ def test_samples_and_bad_images():
 
 
 class Breaking(nn.Module):
+    """Filter 0 peaks on the red spot, 1 does but is NaN on bright images, 2 is NaN on all, 3 is dead."""
+
     def forward(self, x):
-        x = x.clone()
-        x[x[:, 0].flatten(1).amax(1) > 0.995, 1, 0, 0] = torch.nan
-        return x
+        maps = torch.stack([x[:, 0], x[:, 0], x[:, 0], 0 * x[:, 0]], 1)
+        peak = x[:, 0].flatten(1).amax(1)
+        maps[peak > 0.995, 1, 0, 0] = torch.nan
+        maps[peak > 0, 2, 0, 0] = torch.nan
+        return maps
 
 
-def test_filters_with_nan_have_no_category():
-    result = measure_parts(nn.Sequential(Breaking()), SpotProbe(12), ["0"])
-    assert result["0"].category.tolist() == [0, -1, -1]
-    assert result["0"].dead.tolist() == [False, False, True]
-    assert result["0"].interpretability.by_filter.isnan().tolist() == [False, True, True]
+def test_filters_with_nan_are_counted_and_not_scored():
+    meter, probe = PartMeter(SpotProbe(12), ["0"]), SpotProbe(12)
+    with pytest.warns(UserWarning, match=r"^layer '0': 2 of 4 filters gave NaN or infinite activations \(1, 2\)"):
+        result = meter(nn.Sequential(Breaking()))
+    found = result["0"]
+    assert found.category.tolist() == [0, -1, -1, -1]
+    assert found.dead.tolist() == [False, False, False, True]
+    assert found.nonfinite.tolist() == [False, True, True, False]
+    assert found.interpretability.by_filter.isnan().tolist() == [False, True, True, True]
+    assert found.location.taken.tolist() == [True, False, False, False]
+    assert found.purity.part.tolist() == [0, -1, -1, -1]
+    assert [each.status for each in filter_summaries(result, found)] == ["ok", "non-finite", "non-finite", "dead"]
+    scalars = result.scalars()
+    assert (scalars["0/dead"], scalars["0/nonfinite"], scalars["0/undefined"]) == (1, 2, 0)
+    alone = measure_parts(nn.Sequential(Filters()), probe, ["0"])["0"]
+    assert scalars["0/instability"] == alone.location.by_filter().filter[RED]
+    assert scalars["0/purity"] == alone.purity.by_part[RED, 0] == 1
+    # It is said once: a second warning would be an error.
+    meter(nn.Sequential(Breaking()))
 
 
 def test_what_a_probe_set_lacks():

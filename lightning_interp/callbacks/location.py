@@ -22,7 +22,8 @@ class LocationInstability(PartProbe):
 
     Lower is steadier. A filter that always peaks at one place is steady too, and on centred crops it outdoes the
     published networks; so each score stands beside those of filters that see nothing, and beside the correlation of
-    peaks with the landmark, which is 0 for these. References and correlation are this project's own.
+    peaks with the landmark, which is 0 for a constant and at the level of chance beside it for random peaks.
+    References and correlation are this project's own.
 
     Scalars, ``location/<layer>/...``, in ``callback_metrics`` too, so that ``ModelCheckpoint`` and ``EarlyStopping``
     can monitor them; means over the filters that have a score, NaN where none has:
@@ -32,7 +33,8 @@ class LocationInstability(PartProbe):
     - ``beats_centre``, ``beats_best_constant``: share of the filters that are steadier than these;
     - ``correlation`` and ``r2``: whether peaks move as the landmark does, the one of the filter's category that it
       moves with most; ``correlation_chance``: the largest correlation with landmarks of other images;
-    - ``dead``: filters never above 0; ``undefined``: those with too few images;
+    - ``dead``: filters never above 0; ``nonfinite``: those that gave a NaN or an infinity, of which a warning tells;
+      ``undefined``: those with too few images. None of these has a score;
     - where the probe set has masks of parts, ``purity``: share of a filter's top peaks on one part;
       ``purity_by_chance`` (share of cells that it covers), ``purity_best_constant``, ``purity_beats_constant``;
     - with several categories, ``selectivity``: share of the mean activation that falls on a filter's category;

@@ -31,8 +31,9 @@ class PartInterpretability(PartProbe):
     - ``purity``: share of a filter's top peaks on one part; ``purity_by_chance`` (share of cells that it covers),
       ``purity_best_constant`` (one cell always), ``purity_beats_constant`` (share of the filters);
     - with several categories, ``selectivity``: share of the mean activation that falls on a filter's category;
-    - ``dead``: filters never above 0; ``parts/seconds``: wall time of the probe, shared with callbacks that probe the
-      same images.
+    - ``dead``: filters never above 0; ``nonfinite``: those that gave a NaN or an infinity, of which a warning tells;
+      neither has a score;
+    - ``parts/seconds``: wall time of the probe, shared with callbacks that probe the same images.
 
     ``EarlyStopping`` stops at a NaN unless ``check_finite=False``.
 

@@ -15,6 +15,7 @@ from lightning_interp.functional.part_location import (
     displacement,
     peak_points,
     top_images,
+    unscored,
 )
 from lightning_interp.functional.upsampling import Grid
 
@@ -35,15 +36,17 @@ class LocationScores:
     Args:
         deviations: Location instability D_fk and its references, each ``(F, C, K)`` float64 in image diagonals, over
             the top images of the category that show the landmark; NaN for fewer than two such images and for filters
-            that are dead or not taken.
+            that are not taken.
         correlation: ``(F, C, K)`` float64, displacement correlation on the same images.
         r2: ``(F, C, K)`` float64, R^2 of displacements.
         correlation_chance: ``(F, C, K)`` float64, the correlation with the same landmark of other images.
         images: ``(F, C, K)`` int64, images that counted.
         parts: ``(C, K)`` bool, Part_c: landmarks that at least two images of the category show.
-        category: ``(F,)`` int64, category of the largest mean peak, as in the published code; -1 for dead filters.
+        category: ``(F,)`` int64, category of the largest mean peak, as in the published code; -1 for filters that are
+            dead or not finite.
         dead: ``(F,)`` bool, filters never above 0.
-        taken: ``(F,)`` bool, filters that the variant takes: all that are not dead, or the strongest of them.
+        taken: ``(F,)`` bool, filters that the variant takes: all that are neither dead nor, on some image, not finite,
+            or the strongest of them.
     """
 
     deviations: Deviations
@@ -117,10 +120,10 @@ def location_scores(
     ``"cvpr2018"`` (Zhang, Wu and Zhu 2018): of the images that show the landmark, the 100 with the highest peaks; all
     filters. ``"aaai2018"`` (Zhang et al. 2018, explanatory graphs): the 20 images with the highest peaks, of which
     those without the landmark are dropped, not replaced; the 167 filters with the largest mean of their top peaks. Dead
-    filters, which the published code scores like others, are left out here.
+    filters, which the published code scores like others, are left out here, and those that gave a NaN or an infinity.
 
     Args:
-        peaks: Of N images; landmarks of images without a peak are not used.
+        peaks: Of N images, all seen but for those to leave out; landmarks of images without a peak are not used.
         landmarks: ``(N, K, 2)`` float64, x and y in pixels of the image; NaN where absent.
         grid: The map's place on the image: rows and columns of cells, their receptive fields' centres (first + i *
             step), and the image's height and width.
@@ -132,14 +135,13 @@ def location_scores(
         ValueError: If the numbers of images differ, or a peak lies outside the grid.
     """
     category = torch.zeros(len(landmarks), dtype=torch.int64) if category is None else category
-    if not len(peaks.value) == len(landmarks) == len(category):
-        raise ValueError(f"{len(peaks.value)} peaks, {len(landmarks)} landmarks and {len(category)} categories")
-    if int(peaks.cell.max()) >= grid.rows.length * grid.columns.length:
-        raise ValueError(f"a peak at cell {int(peaks.cell.max())} of {grid.rows.length} x {grid.columns.length}")
+    _check_sizes(peaks, landmarks, category, grid)
     k = TOP_IMAGES[variant] if top_k is None else top_k
     num_categories = max(int(category.max()), 0) + 1
-    dead = ~(peaks.value > 0).any(0)
-    taken = ~dead & _strongest(peaks, k) if variant == "aaai2018" else ~dead
+    dead, nonfinite = unscored(peaks.value[category >= 0])
+    left_out = dead | nonfinite
+    peaks = Peaks(peaks.value, peaks.cell.masked_fill(left_out, -1))
+    taken = ~left_out & _strongest(peaks, k) if variant == "aaai2018" else ~left_out
     peaks = Peaks(peaks.value, peaks.cell.masked_fill(~taken, -1))
     shown = ~landmarks.isnan().any(2)
     member = category == torch.arange(num_categories)[:, None]
@@ -158,10 +160,17 @@ def location_scores(
         correlation_chance=table.correlation_chance,
         images=table.images,
         parts=member.double() @ shown.double() >= 2,
-        category=largest_column(class_means(peaks.value, category, num_categories)).masked_fill(dead, -1),
+        category=largest_column(class_means(peaks.value, category, num_categories)).masked_fill(left_out, -1),
         dead=dead,
         taken=taken,
     )
+
+
+def _check_sizes(peaks: Peaks, landmarks: Tensor, category: Tensor, grid: Grid) -> None:
+    if not len(peaks.value) == len(landmarks) == len(category):
+        raise ValueError(f"{len(peaks.value)} peaks, {len(landmarks)} landmarks and {len(category)} categories")
+    if int(peaks.cell.max()) >= grid.rows.length * grid.columns.length:
+        raise ValueError(f"a peak at cell {int(peaks.cell.max())} of {grid.rows.length} x {grid.columns.length}")
 
 
 class _Column(NamedTuple):

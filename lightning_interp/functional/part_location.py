@@ -68,6 +68,28 @@ def find_peaks(maps: Tensor) -> Peaks:
     return Peaks(high.masked_fill(~finite, -math.inf), torch.where(finite & (low < high), first, -1))
 
 
+class Unscored(NamedTuple):
+    """Filters that get no score, each ``(F,)`` bool.
+
+    Attributes:
+        dead: Never above 0, and finite on all images.
+        nonfinite: With a NaN or an infinity on some image.
+    """
+
+    dead: Tensor
+    nonfinite: Tensor
+
+
+def unscored(value: Tensor) -> Unscored:
+    """Filters that are dead or not finite.
+
+    Args:
+        value: ``(N, F)``, peaks of images that were seen, as in :class:`Peaks`.
+    """
+    nonfinite = (value == -math.inf).any(0)
+    return Unscored(~(value > 0).any(0) & ~nonfinite, nonfinite)
+
+
 def cell_points(grid: Grid) -> Tensor:
     """``(h * w, 2)`` float64, centre of the receptive field of every cell: first + i * step along each axis."""
     rows, columns = (torch.tensor(axis.anchors, dtype=torch.float64) for axis in (grid.rows, grid.columns))

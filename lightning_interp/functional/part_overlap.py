@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_interp.functional.class_selectivity import largest_column
 from lightning_interp.functional.dissection import active_pixels
 from lightning_interp.functional.location_references import membership
-from lightning_interp.functional.part_location import Peaks, cell_points, top_images
+from lightning_interp.functional.part_location import Peaks, cell_points, top_images, unscored
 from lightning_interp.functional.upsampling import Grid, hot_cells
 
 VALID_SHARE = 0.005
@@ -102,10 +102,10 @@ class PartInterpretability:
 
     Args:
         by_part: ``(F, K)`` float64, P_fk: share of the images of the filter's category that show part k on which the
-            filter is associated with it; NaN for parts that none shows and for dead filters.
+            filter is associated with it; NaN for parts that none shows and for filters without a category.
         by_filter: ``(F,)`` float64, P_f = max_k P_fk.
-        part: ``(F,)`` int64, the part of P_f, the first of equals; -1 for dead filters.
-        mean: mean_f P_f over the filters that are not dead.
+        part: ``(F,)`` int64, the part of P_f, the first of equals; -1 for filters without a category.
+        mean: mean_f P_f over the filters that have a category.
     """
 
     by_part: Tensor
@@ -120,13 +120,13 @@ def part_interpretability(associated: Tensor, images: Tensor, category: Tensor) 
     Args:
         associated: ``(F, C, K)`` int64, images of each category on which a filter is associated with a part.
         images: ``(C, K)`` int64, images of the category that show the part.
-        category: ``(F,)`` int64, category of each filter (the largest class mean of its activation); -1 for a dead
-            filter.
+        category: ``(F,)`` int64, category of each filter (the largest class mean of its activation); -1 for one that
+            is dead or not finite.
     """
-    dead = category < 0
+    without = category < 0
     at = category.clamp(min=0)
     share = associated[torch.arange(len(at), device=at.device), at].double() / images[at]
-    share = share.masked_fill(dead[:, None], torch.nan)
+    share = share.masked_fill(without[:, None], torch.nan)
     part = largest_column(share)
     best = share.gather(1, part.clamp(min=0)[:, None])[:, 0]
     return PartInterpretability(share, best, part, float(best.nanmean()))
@@ -153,7 +153,7 @@ class PartPurity:
 
     Args:
         by_part: ``(F, K)`` float64, share of the filter's top images, among those that show the part, whose peak lies
-            on it; NaN without such images and for dead filters.
+            on it; NaN without such images and for filters that are dead or not finite.
         area: ``(F, K)`` float64, share of the cells that the part covers on the same images: a random peak.
         best_constant: ``(F, K)`` float64, largest share of them that one cell has: a peak that never moves.
         part: ``(F,)`` int64, part of the largest purity, the first of equals; -1 if there is none.
@@ -182,13 +182,13 @@ def part_purity(peaks: Peaks, covered: Tensor, shown: Tensor, top_k: int = 100) 
     The references are this project's own.
 
     Args:
-        peaks: Of N images.
+        peaks: Of N images, all seen.
         covered: ``(N, K, h * w)`` bool, of :func:`covered_cells`.
         shown: ``(N, K)`` bool, which images show the part.
         top_k: Images a filter.
     """
-    dead = ~(peaks.value > 0).any(0)
-    located = (peaks.cell >= 0) & ~dead
+    dead, nonfinite = unscored(peaks.value)
+    located = (peaks.cell >= 0) & ~(dead | nonfinite)
     columns = [_purity(peaks, covered[:, k], located & shown[:, k, None], top_k) for k in range(covered.shape[1])]
     own, area, constant = (torch.stack(values, 1) for values in zip(*columns, strict=True))
     return PartPurity(own, area, constant, largest_column(own))

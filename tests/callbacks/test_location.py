@@ -58,7 +58,8 @@ def test_scores_of_every_epoch_are_in_callback_metrics(tmp_path):
     assert [e[f"{tag}purity"] for e in seen.epochs][2] == 1
     assert len({frozenset(epoch) for epoch in seen.epochs}) == 1
     names = {name.removeprefix(tag) for name in seen.epochs[0]}
-    assert names >= {"random", "best_constant", "oracle", "correlation_chance", "dead", "undefined", "purity_by_chance"}
+    assert names >= {"random", "best_constant", "oracle", "correlation_chance", "dead", "nonfinite", "undefined"}
+    assert {"purity_by_chance", "purity_best_constant", "purity_beats_constant"} <= names
     assert seen.epochs[0][f"{tag}oracle"] == 0 < seen.epochs[0][f"{tag}best_constant"]
 
 

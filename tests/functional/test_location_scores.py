@@ -136,6 +136,38 @@ def test_dead_filters_and_filters_with_too_few_images_are_counted_and_left_out()
     assert scores.assigned_part().tolist()[:2] == [-1, -1]
 
 
+def broken(peaks, image, filters):
+    """The same peaks with maps of some filters that are not finite."""
+    value, cell = peaks.value.clone(), peaks.cell.clone()
+    value[image, filters], cell[image, filters] = -math.inf, -1
+    return Peaks(value, cell)
+
+
+def test_filters_that_are_not_finite_are_left_out():
+    """One is NaN on all images, which is not dead, and one on a single image, which is enough."""
+    peaks, landmarks, grid = planted()
+    scores = location_scores(broken(broken(peaks, slice(None), 0), 3, 1), landmarks, grid)
+    assert scores.dead.tolist() == [False] * 4
+    assert scores.taken.tolist() == [False, False, True, True]
+    assert scores.category.tolist() == [-1, -1, 0, 0]
+    assert scores.deviations.filter[:2].isnan().all()
+    figures = scores.summary()
+    assert (figures["dead"], figures["undefined"]) == (0, 0)
+    whole = location_scores(peaks, landmarks, grid)
+    assert figures["instability"] == pytest.approx(whole.deviations.filter[2:].mean().item())
+    # Images that are left out may hold anything.
+    category = torch.arange(200).clamp(max=1) - 1
+    assert location_scores(broken(peaks, 0, 1), landmarks, grid, category=category).taken.all()
+
+
+def test_no_place_among_the_strongest_for_what_is_not_finite():
+    peaks, landmarks = random_case(9, filters=STRONGEST + 3)
+    peaks = Peaks(peaks.value + torch.linspace(0, 2, STRONGEST + 3), peaks.cell)
+    taken = location_scores(broken(peaks, 5, -1), landmarks, GRID, variant="aaai2018").taken
+    assert not taken[-1]
+    assert int(taken.sum()) == STRONGEST
+
+
 def test_no_filter_with_a_score():
     peaks, landmarks, grid = planted()
     figures = location_scores(Peaks(torch.zeros_like(peaks.value), peaks.cell), landmarks, grid).summary()

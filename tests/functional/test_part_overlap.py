@@ -173,9 +173,10 @@ def test_purity_of_planted_filters():
 
 def test_purity_equals_a_loop():
     generator = torch.Generator().manual_seed(4)
-    value = torch.rand(12, 3, generator=generator)
+    value = torch.rand(12, 4, generator=generator)
     value[:, 2] = 0.0  # dead
-    cell = torch.randint(-1, 30, (12, 3), generator=generator)
+    value[4, 3] = -math.inf  # not finite
+    cell = torch.randint(-1, 30, (12, 4), generator=generator)
     parts = random_parts(4, number=12)
     covered, shown = covered_cells(parts, GRID), parts.flatten(2).any(2)
     purity = part_purity(Peaks(value, cell), covered, shown, top_k=5)
@@ -188,8 +189,8 @@ def test_purity_equals_a_loop():
             by_cell = [sum(bool(covered[i, k, c]) for i in images) / len(images) for c in range(30)]
             assert purity.best_constant[f, k].item() == pytest.approx(max(by_cell))
             assert purity.area[f, k].item() == pytest.approx(sum(by_cell) / 30)
-    assert purity.by_part[2].isnan().all()
-    assert purity.part[2] == -1
+    assert purity.by_part[2:].isnan().all()
+    assert purity.part[2:].tolist() == [-1, -1]
     known = [max(row) for row in purity.by_part[:2].tolist()]
     assert purity.summary()["purity"] == pytest.approx(sum(known) / 2)
 
