@@ -17,13 +17,16 @@ class FilterSummary:
     Args:
         filter: Channel number, from 0.
         status: ``"ok"``, ``"dead"`` (never above 0) or ``"non-finite"``.
-        category: Category of its largest mean activation; -1 if it is not ok.
+        category: Category of its largest mean activation, which interpretability and selectivity are of; -1 if it is
+            not ok.
         instability: Location instability, in image diagonals.
         centre: That of peaks always at the centre of the image, on the images that the filter is judged by.
         best_constant: That of peaks always at the one best cell.
         random: That of random peaks.
         oracle: That of peaks always next to the landmark.
-        landmark: The landmark that it correlates with most.
+        location_category: Category of its largest mean peak, which landmark, correlation and R^2 are of, and the
+            instability if the rule is ``"peak"``.
+        landmark: The landmark of that category that it correlates with most.
         correlation: Displacement correlation with that.
         correlation_chance: The largest one with landmarks of other images.
         r2: R^2 of the displacement.
@@ -45,6 +48,7 @@ class FilterSummary:
     best_constant: float = math.nan
     random: float = math.nan
     oracle: float = math.nan
+    location_category: int | None = None
     landmark: str | None = None
     correlation: float = math.nan
     correlation_chance: float = math.nan
@@ -92,7 +96,10 @@ def _location(result: PartResult, layer: LayerParts) -> dict[str, list[Any]]:
         "r2": _pick(found.r2[at], part),
         "correlation_chance": chance.masked_fill(unknown | chance.isinf(), torch.nan),
     }
-    return {name: value.tolist() for name, value in values.items()} | {"landmark": _names(part, result.landmarks)}
+    return {name: value.tolist() for name, value in values.items()} | {
+        "location_category": [category if category >= 0 else None for category in found.category.tolist()],
+        "landmark": _names(part, result.landmarks),
+    }
 
 
 def _regions(result: PartResult, layer: LayerParts) -> dict[str, list[Any]]:

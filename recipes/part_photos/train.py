@@ -78,7 +78,7 @@ def fit(
     """Fine-tune; the figures of the filters afterwards."""
     when = Every(n_epochs=options.epochs)
     probes = [
-        # A filter has one category: that of its largest mean activation.
+        # A filter has one category for its instability and its correlation: that of its largest mean peak.
         LocationInstability(data.photos, layers, rule="peak", schedule=when),
         PartInterpretability(data.photos, layers, schedule=when),
     ]

@@ -45,6 +45,7 @@ def test_table_has_a_row_a_filter(result, tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["status"] for row in rows] == ["ok", "ok", "ok", "dead"]
     assert (rows[0]["part"], float(rows[0]["interpretability"])) == ("red spot", 1)
+    assert [row["location_category"] for row in rows] == ["0", "1", "0", ""]
     assert rows[3]["instability"] == rows[3]["landmark"] == ""
 
 

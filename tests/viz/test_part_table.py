@@ -3,6 +3,8 @@
 import math
 
 import pytest
+import torch
+from torch import nn
 
 from lightning_interp.parts import measure_parts
 from lightning_interp.viz.part_table import (
@@ -63,3 +65,31 @@ def test_what_was_not_measured_is_not_told():
     assert math.isnan(red.instability)
     assert math.isnan(red.interpretability)
     assert steadiest([red], 3) == most_interpretable([red], 3) == []
+
+
+class Wide(nn.Module):
+    """One filter: low all over images without a green spot, high at the red spot of the others."""
+
+    def __init__(self):
+        super().__init__()
+        self.maps = nn.Identity()
+
+    def forward(self, x):
+        green = x[:, 1:2].amax((2, 3), keepdim=True) > 0
+        return self.maps(torch.where(green, x[:, :1], 0.1 + 0.1 * x[:, :1]))
+
+
+def test_two_categories_of_one_filter():
+    """On half of the even images a filter is wide and low, on odd ones narrow and high."""
+    probe = SpotProbe(24, categories=2)
+    result = measure_parts(Wide(), probe, ["maps"], rule="peak")
+    (wide,) = filter_summaries(result, result["maps"])
+    assert (wide.category, wide.location_category) == (0, 1)
+    scores = result["maps"].location
+    part = result.landmarks.index(wide.landmark)
+    assert wide.correlation == scores.correlation[0, 1, part]
+    assert wide.instability == scores.by_filter("peak").filter[0]
+    plain = measure_parts(spot_model(), probe, ["0"])
+    assert [each.location_category for each in filter_summaries(plain, plain["0"])] == [0, 1, 0, None]
+    no_location = measure_parts(spot_model(), probe, ["0"], measures=["purity"])
+    assert filter_summaries(no_location, no_location["0"])[0].location_category is None
