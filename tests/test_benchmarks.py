@@ -43,8 +43,11 @@ def test_bands_hold_for_right_figures_and_fail_for_wrong_ones():
     right[Run(0.0, 0, rate=0.0)] = column(0.0, float("nan"), signal=0.0)
     assert all(holds for _, holds, _ in bands(right))
     for wrong, claims in (
-        ({Run(0.95, 0): column(0.95, 0.5)}, ["exact_reliance/makeup", "R*, mean"]),
-        ({Run(0.95, 0): column(0.95, 0.95, **{"crr_by_target/makeup": 0.0})}, ["crr_by_target, biased: rank"]),
+        ({Run(0.95, 0): column(0.95, 0.45)}, ["exact_reliance/makeup", "R*, mean"]),
+        (
+            {Run(0.95, 0): column(0.95, 0.95, **{"crr_by_target/makeup": 0.0})},
+            ["crr_by_target, biased: rank", "crr_by_target, biased: orders"],
+        ),
         ({Run(0.5, 0): column(0.5, 0.2, **{"crr_by_target off R*": 0.16})}, ["crr_by_target off R*"]),
         ({Run(0.0, 1): column(0.0, 0.05, signal=0.0)}, ["signal"]),
         ({Run(0.0, 0, rate=0.0): column(0.0, 0.7)}, ["signal"]),
