@@ -24,8 +24,6 @@ VALID_SHARE = 0.005
 IOU_THRESHOLD = 0.2
 """A filter is associated with a part on an image if their IoU is above this."""
 
-_PIXELS_AT_A_TIME = 2**22
-
 
 class ValidPixels(NamedTuple):
     """The pixels of valid regions, each ``(P,)`` int64: image of the batch, filter, pixel of the mask grid."""
@@ -49,28 +47,6 @@ def valid_pixels(maps: Tensor, thresholds: Tensor, grid: Grid) -> ValidPixels:
         cells = hot_cells(maps[image : image + 1], maps[image : image + 1].amax((2, 3)), thresholds, grid)
         first, unit, pixel = active_pixels(cells, thresholds, grid)
         parts.append((first + image, unit, pixel))
-    return ValidPixels(*(torch.cat(field) for field in zip(*parts, strict=True)))
-
-
-def round_valid_pixels(maps: Tensor, thresholds: Tensor, grid: Grid, radius: float) -> ValidPixels:
-    """Valid regions as the union of round receptive fields of the valid activations, the paper's other form.
-
-    Args:
-        maps: As in :func:`valid_pixels`.
-        thresholds: As in :func:`valid_pixels`.
-        grid: As in :func:`valid_pixels`.
-        radius: Of a receptive field, in pixels of the mask grid; the paper does not state it.
-    """
-    y, x = torch.meshgrid(torch.arange(grid.rows.size), torch.arange(grid.columns.size), indexing="ij")
-    pixels = torch.stack([x.flatten(), y.flatten()], dim=1).double()
-    discs = (torch.cdist(cell_points(grid), pixels, compute_mode="donot_use_mm_for_euclid_dist") <= radius).float()
-    active = (maps > thresholds[:, None, None]).flatten(2)
-    image, unit = active.any(2).nonzero(as_tuple=True)
-    parts = []
-    step = max(_PIXELS_AT_A_TIME // len(pixels), 1)
-    for images, units in zip(torch.split(image, step), torch.split(unit, step), strict=True):
-        which, pixel = (active[images, units].float() @ discs.to(maps.device)).nonzero(as_tuple=True)
-        parts.append((images[which], units[which], pixel))
     return ValidPixels(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
 

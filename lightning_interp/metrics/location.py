@@ -1,4 +1,4 @@
-"""Peaks of filters and landmarks of images, gathered over processes: all that location measures need."""
+"""Peaks of filters on all images, gathered over processes."""
 
 import math
 from typing import Any
@@ -47,35 +47,3 @@ class PeakLocations(Metric):
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
         """``(value, cell, mean)`` over all processes, ``cell`` as int64; the first two make a ``Peaks``."""
         return self.value, self.cell.long(), self.mean
-
-
-class LandmarkLocations(Metric):
-    """Landmarks and category of every image; the same for all layers and epochs.
-
-    States: ``landmarks`` ``(N, K, 2)`` float64, ``-inf`` where absent or not seen; ``category`` ``(N,)`` int64, -1
-    where not seen. Joined over processes as in :class:`PeakLocations`.
-
-    Args:
-        num_images: N.
-        num_landmarks: K.
-        **kwargs: Of ``torchmetrics.Metric``.
-    """
-
-    full_state_update = False
-    landmarks: Tensor
-    category: Tensor
-
-    def __init__(self, num_images: int, num_landmarks: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        absent = torch.full((num_images, num_landmarks, 2), -math.inf, dtype=torch.float64)
-        self.add_state("landmarks", absent, "max")
-        self.add_state("category", torch.full((num_images,), -1), "max")
-
-    def update(self, landmarks: Tensor, category: Tensor, indices: Tensor) -> None:
-        """Take in landmarks ``(B, K, 2)``, NaN where absent, and categories ``(B,)`` of the images ``(B,)``."""
-        self.landmarks[indices] = landmarks.double().nan_to_num(nan=-math.inf)
-        self.category[indices] = category
-
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """``(landmarks, category)`` over all processes; landmarks are NaN where absent."""
-        return self.landmarks.masked_fill(self.landmarks.isinf(), math.nan), self.category

@@ -16,12 +16,11 @@ from lightning_interp.functional.part_overlap import (
     part_interpretability,
     part_ious,
     part_purity,
-    round_valid_pixels,
     valid_pixels,
 )
 from lightning_interp.functional.quantile import upper_quantile
 from lightning_interp.functional.upsampling import Axis, Grid
-from tests.reference.part_overlap import bilinear_regions, iou, round_regions, thresholds_of
+from tests.reference.part_overlap import bilinear_regions, iou, thresholds_of
 
 SIZE = (20, 27)
 GRID = Grid(Axis.cells(5, SIZE[0]), Axis.cells(6, SIZE[1]))
@@ -58,20 +57,11 @@ def test_valid_regions_equal_whole_maps(seed):
     assert torch.equal(regions, bilinear_regions(maps, thresholds, SIZE))
 
 
-@pytest.mark.parametrize("radius", [0.4, 3.0, 7.5])
-def test_round_regions_equal_a_loop(radius):
-    maps = random_maps(1, number=2, filters=3)
-    thresholds = thresholds_of(maps, 0.1)
-    regions = dense(round_valid_pixels(maps, thresholds, GRID, radius), 2, 3)
-    assert torch.equal(regions, round_regions(maps, thresholds, GRID, radius))
-
-
 def test_thresholds_without_valid_regions():
     thresholds = torch.tensor([math.nan, 100.0, 0.0, math.nan], dtype=torch.float64)
     maps = random_maps(2)
     assert set(valid_pixels(maps, thresholds, GRID).unit.tolist()) == {2}
-    assert set(round_valid_pixels(maps, thresholds, GRID, 2.0).unit.tolist()) == {2}
-    none = round_valid_pixels(maps, thresholds + 100, GRID, 2.0)
+    none = valid_pixels(maps, thresholds + 100, GRID)
     assert part_ious(none, random_parts(0), 4).nan_to_num(nan=0.0).eq(0).all()
 
 
@@ -136,13 +126,13 @@ def planted(images=60):
 def test_planted_detector():
     maps, _, parts, grid = planted()
     thresholds = torch.full((3,), 0.25, dtype=torch.float64)
-    for valid in (valid_pixels(maps, thresholds, grid), round_valid_pixels(maps, thresholds, grid, 3.5)):
-        share = (part_ious(valid, parts, 3) > IOU_THRESHOLD).double().mean((0, 2))
-        assert share[0] > 0.9
-        assert share[1:].max() < 0.2
-        # Against the parts of other images nothing is left.
-        chance = (part_ious(valid, parts.roll(1, 0), 3) > IOU_THRESHOLD).double().mean((0, 2))
-        assert chance.max() < 0.2
+    valid = valid_pixels(maps, thresholds, grid)
+    share = (part_ious(valid, parts, 3) > IOU_THRESHOLD).double().mean((0, 2))
+    assert share[0] > 0.9
+    assert share[1:].max() < 0.2
+    # Against the parts of other images nothing is left.
+    chance = (part_ious(valid, parts.roll(1, 0), 3) > IOU_THRESHOLD).double().mean((0, 2))
+    assert chance.max() < 0.2
 
 
 def test_covered_cells_by_hand():

@@ -1,4 +1,4 @@
-"""Gathered peaks and landmarks: the same rows however images arrive, alone and on real processes."""
+"""Gathered peaks: the same rows however images arrive, alone and on real processes."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lightning_interp.functional.location_scores import location_scores
 from lightning_interp.functional.part_location import Peaks, find_peaks
 from lightning_interp.functional.upsampling import Axis, Grid
-from lightning_interp.metrics.location import LandmarkLocations, PeakLocations
+from lightning_interp.metrics.location import PeakLocations
 from lightning_interp.metrics.values import computed
 from tests.helpers.ranks import run_ranks, values
 
@@ -27,17 +27,16 @@ GRID = Grid(Axis.cells(4, 32), Axis.cells(5, 40))
 
 
 def fill(batches):
-    peaks, landmarks = PeakLocations(IMAGES, FILTERS), LandmarkLocations(IMAGES, 2)
+    peaks = PeakLocations(IMAGES, FILTERS)
     for rows in batches:
         rows = torch.tensor(list(rows))
         peaks.update(MAPS[rows], rows)
-        landmarks.update(LANDMARKS[rows], CATEGORY[rows], rows)
-    return peaks, landmarks
+    return peaks
 
 
-def read(peaks, landmarks):
+def read(peaks):
     shape = (IMAGES, FILTERS)
-    return (*computed(peaks, shape, shape, shape), *computed(landmarks, (IMAGES, 2, 2), (IMAGES,)))
+    return computed(peaks, shape, shape, shape)
 
 
 def assert_same(one, other):
@@ -47,13 +46,12 @@ def assert_same(one, other):
 
 
 def test_rows_are_what_was_given():
-    value, cell, mean, landmarks, category = read(*fill([list(range(IMAGES))]))
+    value, cell, mean = read(fill([list(range(IMAGES))]))
     expected = find_peaks(MAPS)
     assert torch.equal(value, expected.value)
     assert torch.equal(cell, expected.cell)
     assert torch.equal(mean[0], MAPS[0].clamp(min=0).mean((1, 2)))
     assert mean[3, 0] == -math.inf
-    assert_same([landmarks, category], [LANDMARKS, CATEGORY])
 
 
 @given(order=st.permutations(range(IMAGES)), cuts=st.sets(st.integers(1, IMAGES - 1)), again=st.integers(0, IMAGES - 1))
@@ -61,29 +59,27 @@ def test_rows_are_what_was_given():
 def test_any_split_gives_the_same_rows(order, cuts, again):
     edges = [0, *sorted(cuts), IMAGES]
     batches = [order[a:b] for a, b in itertools.pairwise(edges)]
-    assert_same(read(*fill([*batches, [again]])), read(*fill([list(range(IMAGES))])))
+    assert_same(read(fill([*batches, [again]])), read(fill([list(range(IMAGES))])))
 
 
 def test_images_not_seen_do_not_count():
-    value, cell, mean, landmarks, category = read(*fill([[0, 1, 2, 4]]))
+    value, cell, mean = read(fill([[0, 1, 2, 4]]))
     assert (value[5:] == -math.inf).all()
     assert (mean[5:] == -math.inf).all()
     assert (cell[5:] == -1).all()
-    assert landmarks[5:].isnan().all()
-    assert category[5:].tolist() == [-1] * 4
-    scores = location_scores(Peaks(value, cell), landmarks, GRID, category=category)
-    seen = location_scores(Peaks(value[:5], cell[:5]), landmarks[:5], GRID, category=category[:5])
+    category = CATEGORY.masked_fill(mean[:, 1] == -math.inf, -1)
+    assert category.tolist() == [0, 1, 0, -1, 0, -1, -1, -1, -1]
+    scores = location_scores(Peaks(value, cell), LANDMARKS, GRID, category=category)
+    seen = location_scores(Peaks(value[:5], cell[:5]), LANDMARKS[:5], GRID, category=category[:5])
     assert scores.summary() == pytest.approx(seen.summary(), nan_ok=True)
 
 
 def test_reset_and_pickle():
-    peaks, landmarks = fill([[0, 1]])
+    peaks = fill([[0, 1]])
     copy = pickle.loads(pickle.dumps(peaks))
     assert torch.equal(copy.value, peaks.value)
     peaks.reset()
-    landmarks.reset()
     assert (peaks.value == -math.inf).all()
-    assert (landmarks.category == -1).all()
 
 
 # Uneven shares with an image that both see; a process that sees nothing.
@@ -91,13 +87,13 @@ SHARES = ([[[0, 1, 2], [3, 4, 5]], [[8, 5], [6, 7]]], [[range(IMAGES)], []])
 
 
 def on_rank(rank, world):
-    return [read(*fill(shares[rank])) for shares in SHARES]
+    return [read(fill(shares[rank])) for shares in SHARES]
 
 
 @pytest.mark.ddp
 @pytest.mark.timeout(90)
 def test_processes_have_what_one_alone_has():
-    alone = read(*fill([list(range(IMAGES))]))
+    alone = read(fill([list(range(IMAGES))]))
     for results in values(run_ranks(on_rank, 2, timeout=60)):
         for result in results:
             assert_same(result, alone)

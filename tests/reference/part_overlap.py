@@ -17,17 +17,6 @@ def bilinear_regions(maps, thresholds, size):
     return up > thresholds[:, None, None]
 
 
-def round_regions(maps, thresholds, grid, radius):
-    regions = torch.zeros(*maps.shape[:2], grid.rows.size, grid.columns.size, dtype=torch.bool)
-    for n, f, i, j in (maps > thresholds[:, None, None]).nonzero().tolist():
-        for y in range(grid.rows.size):
-            for x in range(grid.columns.size):
-                down = y - grid.rows.first - i * grid.rows.step
-                along = x - grid.columns.first - j * grid.columns.step
-                regions[n, f, y, x] |= down**2 + along**2 <= radius**2
-    return regions
-
-
 def iou(a, b):
     return int((a & b).sum()) / int((a | b).sum())
 
