@@ -39,6 +39,7 @@ from lightning_interp.logging.files import load_result, save_result
 from lightning_interp.logging.part_files import load_parts, save_parts
 from lightning_interp.part_results import LayerParts, PartResult
 from lightning_interp.parts import measure_parts
+from lightning_interp.probing.occlusion_fields import OcclusionFields, occlusion_fields
 from lightning_interp.results import DissectionResult, LayerDissection
 from lightning_interp.schedule import Every
 
@@ -67,6 +68,7 @@ __all__ = [
     "LocationInstability",
     "MissingExtraError",
     "NetworkDissection",
+    "OcclusionFields",
     "PartInterpretability",
     "PartResult",
     "PetProbe",
@@ -84,6 +86,7 @@ __all__ = [
     "load_parts",
     "load_result",
     "measure_parts",
+    "occlusion_fields",
     "save_bias",
     "save_parts",
     "save_result",

@@ -231,21 +231,31 @@ class Assigned(Callback):
         self.epochs.append(self.filters.losses["features"].assignment.assignment.tolist())
 
 
-def go_on(path, epochs, dataset, **options):
+def go_on(path, epochs, dataset, saving=(), **options):
     """Fit for some epochs, as an uninterrupted run or from a checkpoint: module, assignments and trainer."""
     callback = InterpretableFilters(["features"], CLASSES, weight=0.5, start_epoch=0)
     module, assigned = Net(rate=0.3), Assigned(callback)
-    trainer = make_trainer(path, callbacks=[callback, assigned], max_epochs=epochs)
+    callbacks = [callback, assigned, *saving]
+    trainer = make_trainer(path, callbacks=callbacks, max_epochs=epochs, enable_checkpointing=bool(saving))
     trainer.fit(module, DataLoader(dataset, 8), **options)
     return trainer, module, assigned.epochs
 
 
-def test_resume_pairs_anew_where_the_uninterrupted_run_does(tmp_path):
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.parametrize("moment", ["after the fit", "at the end of the epoch", "within the second epoch"])
+def test_resume_pairs_anew_where_the_uninterrupted_run_does(tmp_path, moment):
     _, whole, expected = go_on(tmp_path, 3, moving())
     assert expected[0] != expected[1]
-    trainer, _, before = go_on(tmp_path, 1, moving())
-    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    steps = {"at the end of the epoch": {}, "within the second epoch": {"every_n_train_steps": 4}}
+    saving = [ModelCheckpoint(tmp_path, "one", **steps[moment])] if moment in steps else []
+    trainer, _, before = go_on(tmp_path, 2 if moment.startswith("within") else 1, moving(), saving)
+    if not saving:
+        trainer.save_checkpoint(tmp_path / "one.ckpt")
     _, module, after = go_on(tmp_path, 3, moving(), ckpt_path=tmp_path / "one.ckpt")
+    print(before, after, expected)
+    if moment.startswith("within"):
+        assert after == expected[1:]
+        return
     assert before + after == expected
     same(module, whole)
 
