@@ -115,7 +115,7 @@ class Diagnoser:
         self.probe, self.layer, self.attribution, self.batch_size = probe, layer, attribution, batch_size
         count = min(max_samples, len(probe))
         self.indices = [i * len(probe) // count for i in range(count)]
-        labels = read_labels(probe, self.indices, target, (target, *contexts, *(outputs or ())))
+        labels = read_labels(probe, self.indices, target, tuple(contexts), outputs or ())
         self.bank = RegionBank(probe, self.indices, region, list(contexts.values()), regions)
         self.asked = Asked(
             probe=probe,

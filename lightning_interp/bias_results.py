@@ -125,8 +125,8 @@ class BiasResult:
         region: The region that should decide it.
         contexts: By context attribute, its region.
         scores: By name, ``"<check>"`` or ``"<check>/<context>"``, always the same names in the same order.
-        signal: By context, whether its ratios mean anything yet (section "signal" of the README); false for an
-            untrained network.
+        signal: By context, whether its ratios mean anything yet, by
+            :func:`~lightning_interp.functional.groups.what_is_learnt`; false for an untrained network.
         ungated: By name, the value of every score with no regard to signal: of an untrained network, the level that the
             scores start from.
         relations: What attributes the network relates; None where it has one output or the check did not run.

@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
+from lightning_interp import DatasetError
 from lightning_interp.cli import main
 from recipes.interpretable_filters import tell, train
 from recipes.part_photos import module as photos
@@ -102,7 +103,7 @@ def test_photos_are_measured_before_and_after_fine_tuning(animals, tmp_path, cap
     said = capsys.readouterr().out
     for layer in ("features.6", "features.12"):
         head, rows = rows_of(said, f"\n{layer}")
-        assert [name.strip() for name in head if name.strip()] == ["pretrained", "fine-tuned", "with the loss"]
+        assert [name.strip() for name in head if name.strip()] == ["untrained", "fine-tuned", "with the loss"]
         # There is no accuracy before the head is trained.
         assert len(rows["accuracy"]) == 2
         assert len(rows["displacement correlation (by chance)"]) == 3
@@ -150,3 +151,10 @@ def test_config_runs(name, animals, tmp_path):
         data["init_args"] |= {"root": str(animals), "batch_size": 4}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
     assert main(["fit", "--config", str(tmp_path / "config.yaml"), "--trainer.fast_dev_run=true"]) == 0
+
+
+def test_photos_that_fill_no_batch_are_refused(animals):
+    with pytest.raises(
+        DatasetError, match="8 photos to train on are fewer than a batch; give a batch size of at most 8"
+    ):
+        photos.PartPhotosData(str(animals), batch_size=9)

@@ -301,5 +301,8 @@ def _labels(batch: Any, place: int | str | Callable[[Any], Tensor]) -> Tensor:
     except (KeyError, IndexError, TypeError) as error:
         if callable(place):
             raise
-        raise ValueError(f"filters: labels={place!r} is not in the batch, a {type(batch).__name__}: {error}") from error
+        raise ValueError(
+            f"filters: labels={place!r} is not in the batch, a {type(batch).__name__} ({error}); say with labels= "
+            "where the labels are: a position, a key, or a function of the batch"
+        ) from error
     return labels

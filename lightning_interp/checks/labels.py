@@ -13,18 +13,22 @@ from lightning_interp.data.probe import ProbeSet
 from lightning_interp.errors import DatasetError
 
 
-def read_labels(probe: ProbeSet, indices: Sequence[int], target: str, names: Sequence[str]) -> dict[str, Tensor]:
+def read_labels(
+    probe: ProbeSet, indices: Sequence[int], target: str, contexts: Sequence[str], outputs: Sequence[str]
+) -> dict[str, Tensor]:
     """``(N,)`` int64 by attribute that the probe set has labels of; -1 where unknown or not looked at.
 
     Args:
         probe: The probe set, of N images.
         indices: The images to look at.
         target: An attribute that must be known.
-        names: The target and further attributes, which may be unlabelled.
+        contexts: Further attributes, which may be unlabelled.
+        outputs: The same.
 
     Raises:
         DatasetError: If the target is unknown, another name looks like a misspelt one, or a label is no class number.
     """
+    names = dict.fromkeys((target, *contexts, *outputs))
     labels = {name: torch.full((len(probe),), -1) for name in names}
     known: set[str] = set()
     for index in indices:
@@ -34,10 +38,11 @@ def read_labels(probe: ProbeSet, indices: Sequence[int], target: str, names: Seq
             if name in attributes:
                 labels[name][index] = _class_number(attributes[name], name, index)
     check_names([target], known or [""], "attribute")
-    for name in set(names) - known:
-        # One that nobody labelled is no mistake, one that is misspelt is.
-        if close := difflib.get_close_matches(name, known - set(names), n=1, cutoff=0.8):
-            raise DatasetError(f"unknown attribute {name!r}; did you mean {close[0]!r}?")
+    for asked in ((target, *contexts), outputs):
+        for name in sorted(set(asked) - known):
+            # One that nobody labelled is no mistake, one that is misspelt is.
+            if close := difflib.get_close_matches(name, sorted(known - set(asked)), n=1, cutoff=0.8):
+                raise DatasetError(f"unknown attribute {name!r}; did you mean {close[0]!r}?")
     return {name: values for name, values in labels.items() if name in known}
 
 

@@ -27,8 +27,7 @@ def class_log_probs(logits: Tensor, task: Task) -> Tensor:
     Raises:
         ValueError: If the task is unknown or the logits have another shape.
     """
-    if task not in get_args(Task):
-        raise ValueError(f"unknown task {task!r}; there are {', '.join(get_args(Task))}")
+    _check_task(task)
     flat = logits[:, None] if logits.ndim == 1 else logits
     fits = {"binary": flat.shape[1:] == (1,), "multilabel": flat.ndim == 2, "multiclass": flat.ndim == 2}
     if not fits[task] or (task == "multiclass" and flat.shape[1] < 2):
@@ -100,6 +99,7 @@ class RightReasonsLoss(nn.Module):
 
     def __init__(self, weight: float | Ramp, task: Task) -> None:
         super().__init__()
+        _check_task(task)
         self.weight, self.task = as_ramp(weight), task
 
     def forward(self, logits: Tensor, images: Tensor, region: Tensor, epoch: int = 0) -> Tensor:
@@ -119,3 +119,8 @@ class RightReasonsLoss(nn.Module):
         """The same without the weight."""
         check_masks(images, region)
         return right_reasons_penalty(class_log_probs(logits, self.task), images, outside_region(region))
+
+
+def _check_task(task: str) -> None:
+    if task not in get_args(Task):
+        raise ValueError(f"unknown task {task!r}; there are {', '.join(get_args(Task))}")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_interp import AnimalPart
+from lightning_interp import AnimalPart, DatasetError
 from lightning_interp.data.part_photos import PartPhotos
 from recipes.pretrained_photos.module import LITE0, load_network, normalization
 
@@ -100,6 +100,8 @@ class PartPhotosData(LightningDataModule):
         super().__init__()
         self.save_hyperparameters()
         self.photos = AnimalPart(root, normalize=normalization(network))
+        if (kept := len(self.photos) - len(self.photos) // 5) < batch_size:
+            raise DatasetError(f"{kept} photos to train on are fewer than a batch; give a batch size of at most {kept}")
         self.categories = Categories(self.photos)
 
     def _loader(self, held_out: bool) -> DataLoader:

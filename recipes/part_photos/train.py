@@ -36,7 +36,7 @@ def main(args: Sequence[str] | None = None) -> None:
         layers[-1:], len(data.photos.classes), loss=options.loss, weight=options.weight, start_epoch=0
     )
     columns = {
-        "pretrained": raw(data, layers, options),
+        "pretrained" if options.weights or options.network == LITE0 else "untrained": raw(data, layers, options),
         "fine-tuned": fit("plain", data, layers, [], options),
         "with the loss": fit(options.loss, data, layers, [loss], options),
     }
@@ -50,7 +50,10 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos", help="an AnimalPart folder: photos and annotations.json")
     parser.add_argument("--network", default=LITE0, help=f"{LITE0}, or a name of torchvision such as mobilenet_v2")
-    parser.add_argument("--weights", help="file with a state dict, or torchvision's name such as IMAGENET1K_V1")
+    parser.add_argument(
+        "--weights",
+        help="file with a state dict, or torchvision's name such as IMAGENET1K_V1; without, torchvision's are random",
+    )
     parser.add_argument("--layers", nargs="+", help="probed; the loss is on the last")
     parser.add_argument("--loss", choices=LOSSES, default="spatial_compactness")
     parser.add_argument("--weight", type=float, default=0.02, help="of the filter loss")

@@ -250,3 +250,8 @@ def test_bad_randomisers():
             ContextRandomiser(p=p)
     with pytest.raises(ValueError, match="masks must be bool"):
         ContextRandomiser()(torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4))
+
+
+def test_an_unknown_task_is_refused_on_construction():
+    with pytest.raises(ValueError, match="unknown task 'multi-label'; there are binary, multilabel, multiclass"):
+        RightReasonsLoss(1.0, "multi-label")
