@@ -46,11 +46,11 @@ def fitting(loss, data, accelerator):
 
     def run():
         # A low weight: the cost is the same, and noise teaches nothing that it could spoil.
-        callbacks = [InterpretableFilters(["network.layer4"], CLASSES, loss=loss, weight=1e-6, start_epoch=0)]
+        filters = loss and InterpretableFilters(["network.layer4"], CLASSES, loss=loss, weight=1e-6, start_epoch=0)
         trainer = Trainer(
             accelerator=accelerator,
             max_epochs=1,
-            callbacks=callbacks if loss else [],
+            callbacks=[filters] if filters else [],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

@@ -5,8 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import filter_loss
+from benchmarks.dissection import race
 from benchmarks.known_answers import BANDS, Run, answer, bands, draw, show
 from lightning_interp.checks import CHECKS
+from tests.helpers.quiet import LIGHTNING_NOISE
+
+pytestmark = [pytest.mark.filterwarnings(noise) for noise in (*LIGHTNING_NOISE, "ignore:The number of training")]
 
 
 @pytest.mark.slow
@@ -69,3 +74,13 @@ def test_known_answers_are_asked_of_a_network_as_it_trains(tmp_path, capsys):
     for name in ("crr/makeup", "scr/makeup", "exact_reliance/makeup", "worst_group_accuracy/makeup", "relation/makeup"):
         assert sum(line.startswith(f"  {name}   ") for line in printed.splitlines()) == 2
     assert "FAILS  accuracy, biased" in printed
+
+
+def test_the_benchmark_of_the_filter_loss_trains_with_and_without_it(monkeypatch):
+    monkeypatch.setattr(filter_loss, "SIZE", 64)
+    monkeypatch.setattr(filter_loss, "BATCH", 2)
+    data = filter_loss.images(1)
+    fits = {loss: filter_loss.fitting(loss, data, "cpu") for loss in (None, *filter_loss.LOSSES)}
+    seconds = race(fits, rounds=1)
+    assert list(seconds) == list(fits)
+    assert all(value > 0 for value in seconds.values())
