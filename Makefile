@@ -21,6 +21,7 @@ lint: .venv/ready-dev
 bench: .venv/ready-dev
 	$(BIN)/python benchmarks/dissection.py
 	$(BIN)/python -m benchmarks.context_bias
+	$(BIN)/python -m benchmarks.filter_loss
 
 # Installed once for each version of pyproject.toml; the part after the dash is the extra.
 .venv/ready-%: pyproject.toml | $(BIN)/python
