@@ -4,6 +4,7 @@ In the spirit of Domino (Eyuboglu et al., ICLR 2022) and GEORGE (Sohoni et al., 
 that it needs no further library; the algorithm and its numbers are this project's own definition.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -85,22 +86,16 @@ def worst_slice(
         >>> found.error, found.overall, found.size
         (1.0, 0.5, 100)
     """
-    if not len(embeddings) == len(labels) == len(errors):
-        raise ValueError(f"{len(embeddings)} embeddings, {len(labels)} labels, {len(errors)} errors: give one an image")
-    usable = embeddings.isfinite().all(1).cpu().nonzero()[:, 0]
-    if not 2 * slices <= len(usable) <= MAX_IMAGES:
-        raise ValueError(f"{len(usable)} finite embeddings; give {2 * slices} to {MAX_IMAGES} for {slices} slices")
+    usable = _usable(embeddings, labels, errors, slices)
     wrong = errors.cpu()[usable].bool()
     classes = torch.unique(labels.cpu()[usable], return_inverse=True)[1]
     features = _features(embeddings.cpu()[usable], classes)
     halves = torch.randperm(len(usable), generator=generator).chunk(2)
     members = _held_out_members(features, wrong, halves, slices, generator)
     by_chance = []
-    for _ in range(shuffles):
-        shuffled = _shuffled(wrong, classes, generator)
+    for shuffled in (_shuffled(wrong, classes, generator) for _ in range(shuffles)):
         by_chance.append(_rate(shuffled[_held_out_members(features, shuffled, halves, slices, generator)]))
-    chance = torch.tensor(by_chance, dtype=torch.float64)
-    known = chance[~chance.isnan()]
+    known = torch.tensor([rate for rate in by_chance if not math.isnan(rate)], dtype=torch.float64)
     return WorstSlice(
         error=_rate(wrong[members]),
         overall=_rate(wrong),
@@ -109,6 +104,16 @@ def worst_slice(
         members=usable[members],
         count=len(usable),
     )
+
+
+def _usable(embeddings: Tensor, labels: Tensor, errors: Tensor, slices: int) -> Tensor:
+    """Positions of the images with finite embeddings, if there are enough and not too many."""
+    if not len(embeddings) == len(labels) == len(errors):
+        raise ValueError(f"{len(embeddings)} embeddings, {len(labels)} labels, {len(errors)} errors: give one an image")
+    usable = embeddings.isfinite().all(1).cpu().nonzero()[:, 0]
+    if not 2 * slices <= len(usable) <= MAX_IMAGES:
+        raise ValueError(f"{len(usable)} finite embeddings; give {2 * slices} to {MAX_IMAGES} for {slices} slices")
+    return usable
 
 
 def precision_at_k(members: Tensor, group: Tensor, k: int) -> float:
