@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,22 +18,12 @@ from recipes.interpretable_filters import tell, train
 from recipes.part_photos import module as photos
 from recipes.part_photos import train as photos_train
 from tests.helpers.quiet import LIGHTNING_NOISE
+from tests.test_lipstick import own_place  # noqa: F401 - a fixture for every test here
 
 # An epoch of one batch is shorter than the logging interval of the recipe.
 NOISE = (*LIGHTNING_NOISE, "ignore:The number of training batches")
 pytestmark = [pytest.mark.filterwarnings(noise) for noise in NOISE]
 CONFIGS = Path(__file__).parents[1] / "configs"
-
-
-@pytest.fixture(autouse=True)
-def own_place(monkeypatch, tmp_path):
-    """Undoes what a process that ends after its command need not."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "argv", ["lightning-interp"])
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
-        monkeypatch.setenv(name, "0")
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
