@@ -11,6 +11,7 @@ _EXTRA_OF = {
     "h5py": "matlab",
     "matplotlib": "viz",
     "safetensors": "io",
+    "networkx": "graph",
     "jsonargparse": "cli",
     "captum": "attribution",
     "efficientnet_lite_pytorch": "demo",

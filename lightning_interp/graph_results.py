@@ -1,14 +1,21 @@
-"""What an explanatory graph is: part patterns of filters, edges between layers, and where the patterns are in images."""
+"""What an explanatory graph is: part patterns of filters, edges between layers, and where patterns are in images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lightning_interp.errors import DatasetError
 from lightning_interp.functional.upsampling import Grid
+
+if TYPE_CHECKING:
+    import networkx
+
+    from lightning_interp.graphs.editing import DoubtfulPattern, RankedPattern
 
 
 @dataclass(frozen=True)
@@ -105,8 +112,8 @@ class GraphResult:
         layers: Top layer first; the parents of a layer's patterns are in the layer before it, the first has none.
         image_size: ``(H, W)`` of the images in pixels.
         learnt_from: Where the patterns are in the images that the graph was learnt from; None if they were not kept.
-        pruned: Names of patterns that were taken out; they stay in the layers, and are inferred as parents, but are
-            left out wherever patterns are ranked, shown or vote for a part.
+        edits: Names of patterns, one tuple an edit by hand, oldest first: an edit takes out those of its patterns that
+            were in, and puts back those that were out (:meth:`prune`, :meth:`restore`, :meth:`undo`).
         settings: The options that produced it, JSON-able.
         seconds: Wall time of the learning.
         meta: When it was made: ``epoch``, ``global_step``, ``category`` and the like.
@@ -115,7 +122,7 @@ class GraphResult:
     layers: tuple[PatternLayer, ...]
     image_size: tuple[int, int]
     learnt_from: Inference | None = None
-    pruned: tuple[str, ...] = ()
+    edits: tuple[tuple[str, ...], ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     meta: Mapping[str, Any] = field(default_factory=dict)
@@ -132,7 +139,85 @@ class GraphResult:
         """Module paths, top layer first."""
         return tuple(each.layer for each in self.layers)
 
+    @cached_property
+    def pruned(self) -> tuple[str, ...]:
+        """Names of patterns that are out, in the order in which they were taken out.
+
+        They stay in the layers, and are inferred as parents, but are left out wherever patterns are ranked, shown or
+        vote for a part.
+        """
+        out: dict[str, None] = {}
+        for edit in self.edits:
+            back = [name for name in edit if name in out]
+            out |= dict.fromkeys(edit)
+            for name in back:
+                del out[name]
+        return tuple(out)
+
     def kept(self, layer: str) -> Tensor:
         """``(V,)`` bool, patterns of a layer that were not pruned."""
         gone = set(self.pruned)
         return torch.tensor([name not in gone for name in self[layer].names()], dtype=torch.bool)
+
+    def rank(self, layer: str | None = None, top: int | None = None) -> "list[RankedPattern]":
+        """The kept patterns by score, the highest first (:func:`~lightning_interp.graphs.editing.rank`)."""
+        from lightning_interp.graphs.editing import rank
+
+        return rank(self, layer, top)
+
+    def rank_for_pruning(
+        self, parts: Mapping[int, Tensor | Sequence[float]] | None = None, inference: Inference | None = None
+    ) -> "list[DoubtfulPattern]":
+        """The kept patterns, those most likely not on the part first.
+
+        See :func:`~lightning_interp.graphs.editing.rank_for_pruning`.
+        """
+        from lightning_interp.graphs.editing import rank_for_pruning
+
+        return rank_for_pruning(self, parts, inference)
+
+    def prune(self, names: Iterable[str]) -> "GraphResult":
+        """A graph without the patterns of these names (:func:`~lightning_interp.graphs.editing.prune`)."""
+        from lightning_interp.graphs.editing import prune
+
+        return prune(self, names)
+
+    def restore(self, names: Iterable[str] | None = None) -> "GraphResult":
+        """A graph with pruned patterns put back, all of them by default.
+
+        See :func:`~lightning_interp.graphs.editing.restore`.
+        """
+        from lightning_interp.graphs.editing import restore
+
+        return restore(self, names)
+
+    def undo(self) -> "GraphResult":
+        """The graph before its last :meth:`prune` or :meth:`restore`; itself if there was none."""
+        from lightning_interp.graphs.editing import undo
+
+        return undo(self)
+
+    def save(self, folder: Path) -> Path:
+        """Write it to a folder, all or nothing (:func:`~lightning_interp.logging.graph_files.save_graph`)."""
+        from lightning_interp.logging.graph_files import save_graph
+
+        return save_graph(self, folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> "GraphResult":
+        """Read what :meth:`save` wrote (:func:`~lightning_interp.logging.graph_files.load_graph`)."""
+        from lightning_interp.logging.graph_files import load_graph
+
+        return load_graph(folder)
+
+    def to_networkx(self) -> "networkx.DiGraph":
+        """Patterns as nodes, edges from parent to child (:func:`~lightning_interp.graphs.export.to_networkx`)."""
+        from lightning_interp.graphs.export import to_networkx
+
+        return to_networkx(self)
+
+    def export(self, path: Path) -> Path:
+        """Write it as ``.graphml`` or ``.json`` (:func:`~lightning_interp.logging.graph_files.export_graph`)."""
+        from lightning_interp.logging.graph_files import export_graph
+
+        return export_graph(self, path)

@@ -20,6 +20,7 @@ def absent(monkeypatch):
     [
         ("matplotlib.figure", "viz"),
         ("safetensors.numpy", "io"),
+        ("networkx", "graph"),
         ("jsonargparse", "cli"),
         ("captum.attr", "attribution"),
     ],
