@@ -39,12 +39,19 @@ def spatial_compactness(x: Tensor, gain: float = 3.0, offset: float = -6.0) -> T
         variance = x.var((0, 2, 3), correction=0)[:, None, None]
         # The slope of a square root at 0 is infinite.
         std = variance.where(variance != 0, 1.0).sqrt().maximum(least_scale(variance.sqrt()))
-        psi = (gain * x / std + offset).sigmoid()
-        psi = psi / psi.sum((2, 3), keepdim=True)
-        rows = torch.arange(height, dtype=x.dtype, device=x.device)[:, None]
-        columns = torch.arange(width, dtype=x.dtype, device=x.device)
-        down, right = (axis - (psi * axis).sum((2, 3), keepdim=True) for axis in (rows, columns))
-        # Unlike torch.hypot, the norm has a slope (of 0) at the centre itself.
-        offsets = torch.stack([down.expand_as(psi), right.expand_as(psi)])
-        distance: Tensor = torch.linalg.vector_norm(offsets, dim=0)
-        return (psi * distance).sum() / (len(x) * math.hypot(height, width))
+        psi = (x * (gain / std) + offset).sigmoid()
+        # Centres of whole rows and columns, and one division a map: a pass over the maps costs more than all of these.
+        by_row, by_column = psi.sum(3), psi.sum(2)
+        mass = by_row.sum(2, keepdim=True)
+        down, right = (_offsets(margin, mass) for margin in (by_row, by_column))
+        squared = down.square()[..., :, None] + right.square()[..., None, :]
+        # Neither torch.hypot nor a bare square root has a slope (of 0) at the centre itself.
+        distance = squared.clamp(min=torch.finfo(x.dtype).tiny).sqrt()
+        return ((psi * distance).sum((2, 3)) / mass[..., 0]).sum() / (len(x) * math.hypot(height, width))
+
+
+def _offsets(margin: Tensor, mass: Tensor) -> Tensor:
+    """Cells along one axis from a map's centre of mass: ``(B, F, n)`` of the weights' sums over the other axis."""
+    cells = torch.arange(margin.shape[2], dtype=margin.dtype, device=margin.device)
+    # No matrix product: an accelerator may round the factors of one to ten bits.
+    return cells - (margin * cells).sum(2, keepdim=True) / mass

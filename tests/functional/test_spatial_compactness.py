@@ -65,24 +65,15 @@ def test_scale_does_not_matter_and_cannot_be_gained_from():
     assert (gradient * x).sum().abs().item() < 1e-9
 
 
-def without_floor(x, gain=3.0, offset=-6.0):
-    height, width = x.shape[2:]
-    psi = (gain * x / x.var((0, 2, 3), correction=0)[:, None, None].sqrt() + offset).sigmoid()
-    psi = psi / psi.sum((2, 3), keepdim=True)
-    rows = torch.arange(height, dtype=x.dtype)[:, None]
-    columns = torch.arange(width, dtype=x.dtype)
-    down, right = (axis - (psi * axis).sum((2, 3), keepdim=True) for axis in (rows, columns))
-    distance = torch.linalg.vector_norm(torch.stack([down.expand_as(psi), right.expand_as(psi)]), dim=0)
-    return (psi * distance).sum() / (len(x) * math.hypot(height, width))
-
-
 @pytest.mark.parametrize("seed", range(3))
-def test_the_floor_changes_no_bit_for_filters_that_fire(seed):
+def test_the_floor_changes_no_bit_for_filters_that_fire(seed, monkeypatch):
     scale = torch.logspace(-1.5, 0.5, 16)[:, None, None]
     x = (scale * sparse_maps(8, 16, 7, 5, seed=seed, dtype=torch.float32)).requires_grad_()
-    loss, expected = spatial_compactness(x), without_floor(x)
-    assert torch.equal(loss, expected)
-    assert torch.equal(*(torch.autograd.grad(value, x)[0] for value in (loss, expected)))
+    loss = spatial_compactness(x)
+    monkeypatch.setattr("lightning_interp.functional.spatial_compactness.least_scale", lambda scale: torch.zeros(()))
+    without = spatial_compactness(x)
+    assert torch.equal(loss, without)
+    assert torch.equal(*(torch.autograd.grad(value, x)[0] for value in (loss, without)))
 
 
 @pytest.mark.parametrize("scale", [1e-5, 1e-9])
@@ -97,8 +88,42 @@ def test_a_filter_that_fades_is_not_blown_up_by_one_step(scale):
     assert norms[0] < 0.1 * norms[1:].min()
 
 
-def test_gradient_by_finite_differences():
-    assert torch.autograd.gradcheck(spatial_compactness, sparse_maps(2, 2, 3, 3).requires_grad_())
+def test_gradients_by_finite_differences():
+    x = sparse_maps(2, 2, 3, 3).requires_grad_()
+    assert torch.autograd.gradcheck(spatial_compactness, x)
+    assert torch.autograd.gradgradcheck(spatial_compactness, x)
+
+
+def test_single_precision_loses_six_digits_at_most():
+    x = sparse_maps(8, 4, 28, 28)
+    found, exact = ((loss, torch.autograd.grad(loss, y)[0]) for y, loss in map(with_loss, (x.float(), x)))
+    assert found[0].item() == pytest.approx(exact[0].item(), rel=1e-6)
+    assert (found[1] - exact[1]).norm() < 1e-6 * exact[1].norm()
+
+
+def with_loss(x):
+    x = x.clone().requires_grad_()
+    return x, spatial_compactness(x)
+
+
+def test_autocast_changes_nothing():
+    x = sparse_maps(3, 2, 4, 4, dtype=torch.float32).requires_grad_()
+    loss = spatial_compactness(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = spatial_compactness(x)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, loss)
+    assert torch.equal(*(torch.autograd.grad(value, x)[0] for value in (inside, loss)))
+
+
+def test_a_centre_on_a_cell_has_a_slope_of_any_order():
+    """Where nothing fires, the centre of 3 x 3 cells is the middle one."""
+    for x in (torch.zeros(1, 1, 3, 3), torch.eye(3)[None, None]):
+        x.requires_grad_()
+        (gradient,) = torch.autograd.grad(spatial_compactness(x), x, create_graph=True)
+        (second,) = torch.autograd.grad(gradient.square().sum(), x)
+        assert gradient.isfinite().all()
+        assert second.isfinite().all()
 
 
 def test_degenerate_maps():
