@@ -1,0 +1,137 @@
+"""Units of a map that are assigned to the valid patterns of an image, and what a decoder makes of them alone.
+
+After the pattern-based synthesis of Zhang, Cao, Shi, Wu and Zhu, "Interpreting CNN knowledge via an explanatory graph"
+(AAAI 2018): of an image's patterns the top 10 % by score are valid, responses of units that are not assigned to a valid
+pattern are set to zero, and an up-convolutional network draws the image from what is left.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_interp.errors import DatasetError
+from lightning_interp.functional.upsampling import Axis
+from lightning_interp.graph_results import LayerPatterns, PatternLayer
+
+# How far a point may lie from the centre of its unit, in steps of the grid: points are kept as float32.
+_OFF_CENTRE = 0.01
+
+
+class Synthesis(NamedTuple):
+    """What a decoder draws of N images.
+
+    Attributes:
+        full: ``(N, 3, H, W)`` float32, from the whole map.
+        kept: ``(N, 3, H, W)`` float32, from the units assigned to valid patterns, all others set to zero.
+        blank: ``(N, 3, H, W)`` float32, from a map of zeros: what the decoder draws of an image that it knows nothing
+            of. Only what differs from it comes from the map.
+        share: ``(N,)`` float32, share of the summed positive responses that is kept; NaN where there are none.
+    """
+
+    full: Tensor
+    kept: Tensor
+    blank: Tensor
+    share: Tensor
+
+
+def valid_patterns(score: Tensor, share: float = 0.1, among: Tensor | None = None) -> Tensor:
+    """The patterns of each image with the highest scores.
+
+    Args:
+        score: ``(N, V)``, S of every pattern at the unit that it takes; patterns of score 0 are never valid.
+        share: Share of the patterns that are valid, rounded up; of equal scores the first are.
+        among: ``(V,)`` bool, the patterns that count, as :meth:`~lightning_interp.graph_results.GraphResult.kept`
+            gives them; None for all.
+
+    Returns:
+        ``(N, V)`` bool.
+
+    Raises:
+        ValueError: If the share is outside [0, 1].
+
+    Example:
+        >>> valid_patterns(torch.tensor([[1.0, 4.0, 3.0, 0.0], [0.0, 0.0, 0.0, 2.0]]), share=0.5)
+        tensor([[False,  True,  True, False],
+                [False, False, False,  True]])
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"the share of valid patterns must be in [0, 1], got {share}")
+    counted = score if among is None else score * among.to(score)
+    patterns = score.shape[1] if among is None else int(among.sum())
+    # A product such as 0.1 * 30 is a little above the whole number that it stands for.
+    best = counted.argsort(dim=1, descending=True, stable=True)[:, : math.ceil(round(share * patterns, 9))]
+    return torch.zeros_like(counted, dtype=torch.bool).scatter_(1, best, True) & (counted > 0)
+
+
+def assigned_units(point: Tensor, valid: Tensor, layer: PatternLayer) -> Tensor:
+    """The units that patterns are assigned to: each pattern takes the unit of its filter at its place.
+
+    Args:
+        point: ``(N, V, 2)``, x and y of the unit that each pattern takes, in pixels of the image.
+        valid: ``(N, V)`` bool, patterns that count.
+        layer: The patterns.
+
+    Returns:
+        ``(N, C, h, w)`` bool.
+
+    Raises:
+        DatasetError: If a point that counts is not at a unit of the layer's map.
+    """
+    image, pattern = valid.nonzero(as_tuple=True)
+    x, y = point[image, pattern].double().unbind(-1)
+    size = (len(point), len(layer.scale), layer.grid.rows.length, layer.grid.columns.length)
+    units = torch.zeros(size, dtype=torch.bool, device=point.device)
+    rows, columns = _unit(y, layer.grid.rows, layer.layer), _unit(x, layer.grid.columns, layer.layer)
+    units[image, layer.filter.to(point.device)[pattern], rows, columns] = True
+    return units
+
+
+def _unit(position: Tensor, axis: Axis, layer: str) -> Tensor:
+    """``(K,)`` int64, numbers of the values at these pixel positions."""
+    exact = (position - axis.first) / axis.step
+    unit = exact.round()
+    # Negated, so that NaN is refused too.
+    if not ((exact - unit).abs().le(_OFF_CENTRE) & (unit >= 0) & (unit < axis.length)).all():
+        raise DatasetError(f"these points are not at units of layer '{layer}'; give its own patterns")
+    return unit.long()
+
+
+@torch.no_grad()
+def synthesise(
+    decoder: nn.Module,
+    maps: Tensor,
+    layer: PatternLayer,
+    patterns: LayerPatterns,
+    *,
+    share: float = 0.1,
+    among: Tensor | None = None,
+) -> Synthesis:
+    """Draw images from their maps: whole, and with the units of valid patterns alone.
+
+    Args:
+        decoder: From maps ``(N, C, h, w)`` to images ``(N, 3, H, W)``, in eval mode and on the device of the maps; see
+            :class:`~lightning_interp.modules.UpConvolution`.
+        maps: ``(N, C, h, w)`` float32 as the layer gives them; of the mirror images of those ``mirrored``.
+        layer: The layer of the graph.
+        patterns: Its patterns in these images.
+        share: Share of an image's patterns that are valid.
+        among: ``(V,)`` bool, patterns that were not pruned: ``graph.kept(layer.layer)``; None for all.
+
+    Raises:
+        DatasetError: If the maps are not of the layer's size or not as many as the patterns' images.
+    """
+    _check_maps(maps, layer, len(patterns.point))
+    valid = valid_patterns(patterns.score, share, among)
+    units = assigned_units(patterns.point, valid, layer).to(maps.device)
+    left = maps * units
+    active, whole = (each.clamp(min=0).flatten(1).sum(1) for each in (left, maps))
+    return Synthesis(decoder(maps), decoder(left), decoder(torch.zeros_like(maps)), active / whole)
+
+
+def _check_maps(maps: Tensor, layer: PatternLayer, images: int) -> None:
+    grid = layer.grid
+    expected = (images, len(layer.scale), grid.rows.length, grid.columns.length)
+    if tuple(maps.shape) != expected:
+        raise DatasetError(f"maps of shape {tuple(maps.shape)} given for layer '{layer.layer}', expected {expected}")

@@ -1,0 +1,154 @@
+"""Valid patterns and their units: as one sees them one by one, and what a decoder is given."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from lightning_interp import DatasetError
+from lightning_interp.functional.upsampling import Axis, Grid
+from lightning_interp.graph_results import LayerPatterns, PatternLayer
+from lightning_interp.graphs.assignment import assigned_units, synthesise, valid_patterns
+from lightning_interp.modules import UpConvolution
+from tests.helpers.graphs import LAYERS, toy_graph
+from tests.reference import assignment as reference
+
+
+def layer_of(filters, grid, num_filters):
+    """Patterns of which only filter, scale and grid are asked."""
+    rows = len(filters)
+    none = torch.zeros(rows, 0)
+    values = torch.ones(rows, dtype=torch.float64)
+    return PatternLayer(
+        layer="conv",
+        filter=torch.tensor(filters),
+        position=values[:, None].expand(-1, 2),
+        width=values,
+        spread=values,
+        score=values,
+        parents=none.long(),
+        weight=none,
+        sway=torch.zeros(rows, 2, 0),
+        scale=torch.ones(num_filters, dtype=torch.float64),
+        grid=grid,
+    )
+
+
+# A map of 2 x 3 values at x = 1, 5, 9 and y = 2, 10, of 12 x 16 pixels.
+GRID = Grid(Axis(2, 16, 2.0, 8.0), Axis(3, 12, 1.0, 4.0))
+LAYER = layer_of([0, 2, 2], GRID, 3)
+POINT = torch.tensor([[[5.0, 10.0], [1.0, 2.0], [9.0, 2.0]]])
+
+
+def test_the_best_tenth_is_valid_rounded_up():
+    score = torch.arange(1, 31).float().flip(0)[None].repeat(2, 1)
+    score[1] = score[1].flip(0)
+    valid = valid_patterns(score)
+    assert valid[0].nonzero()[:, 0].tolist() == [0, 1, 2]
+    assert valid[1].nonzero()[:, 0].tolist() == [27, 28, 29]
+    assert valid_patterns(score[:, :21]).sum(1).tolist() == [3, 3]
+    assert valid_patterns(score, 0.0).sum() == 0
+    assert valid_patterns(score, 1.0).all()
+
+
+def test_silent_and_pruned_patterns_are_never_valid():
+    score = torch.tensor([[0.0, 5.0, 1.0, 0.0], [3.0, 9.0, 2.0, 1.0]])
+    assert valid_patterns(score, 1.0).tolist() == [[False, True, True, False], [True] * 4]
+    among = torch.tensor([True, False, True, True])
+    # A third of three patterns, not of four.
+    assert valid_patterns(score, 1 / 3, among).tolist() == [[False, False, True, False], [True, False, False, False]]
+
+
+def test_of_equal_scores_the_first_are_valid():
+    assert valid_patterns(torch.ones(1, 40), 0.1)[0].nonzero()[:, 0].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\]"):
+        valid_patterns(torch.ones(1, 3), share)
+
+
+def test_each_pattern_takes_the_unit_of_its_filter_at_its_place():
+    units = assigned_units(POINT, torch.tensor([[True, False, True]]), LAYER)
+    assert units.shape == (1, 3, 2, 3)
+    assert units.nonzero().tolist() == [[0, 0, 1, 1], [0, 2, 0, 2]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.05, 1), st.sampled_from(LAYERS))
+def test_units_are_those_of_the_slow_way(seed, share, name):
+    graph = toy_graph(seed=seed)
+    layer, patterns = graph[name], graph.learnt_from[name]
+    among = torch.rand(len(layer), generator=torch.Generator().manual_seed(seed)) < 0.7
+    units = assigned_units(patterns.point, valid_patterns(patterns.score, share, among), layer)
+    assert torch.equal(units, reference.units(layer, patterns.point, patterns.score, share, among))
+
+
+@pytest.mark.parametrize("point", [(3.0, 2.0), (1.0, 18.0), (-3.0, 2.0), (1.0, float("nan"))])
+def test_points_of_another_layer_are_refused_where_they_count(point):
+    moved = POINT.clone()
+    moved[0, 1] = torch.tensor(point)
+    assert assigned_units(moved, torch.tensor([[True, False, True]]), LAYER).sum() == 2
+    with pytest.raises(DatasetError, match="not at units of layer 'conv'"):
+        assigned_units(moved, torch.tensor([[True, True, True]]), LAYER)
+
+
+class Sum(nn.Module):
+    """Draws the sum of each unit's responses over the filters."""
+
+    def forward(self, maps):
+        return maps.sum(1, keepdim=True).expand(-1, 3, -1, -1)
+
+
+def test_the_decoder_gets_the_units_of_valid_patterns_alone():
+    maps = torch.arange(1.0, 19).reshape(1, 3, 2, 3)
+    maps[0, 1] = -1
+    patterns = LayerPatterns(POINT, torch.tensor([[1.0, 3.0, 2.0]]), POINT)
+    drawn = synthesise(Sum(), maps, LAYER, patterns, share=0.5)
+    assert torch.equal(drawn.full, Sum()(maps))
+    # Two of three patterns: filter 2 at the first row's first and last unit.
+    assert drawn.kept[0, 0].tolist() == [[13, 0, 15], [0, 0, 0]]
+    assert not drawn.blank.any()
+    assert drawn.share.tolist() == pytest.approx([28 / (21 + 93)])
+
+
+def test_a_silent_map_has_no_share():
+    patterns = LayerPatterns(POINT, torch.zeros(1, 3), POINT)
+    drawn = synthesise(Sum(), torch.zeros(1, 3, 2, 3), LAYER, patterns)
+    assert drawn.share.isnan().all()
+    assert torch.equal(drawn.kept, drawn.blank)
+
+
+def test_every_pattern_valid_and_a_unit_each_keeps_the_whole_map():
+    layer = layer_of([0] * 6, GRID, 1)
+    point = torch.tensor([[[x, y] for y in GRID.rows.anchors for x in GRID.columns.anchors]])
+    maps = torch.rand(1, 1, 2, 3, generator=torch.Generator().manual_seed(0)) + 0.1
+    decoder = UpConvolution(torch.ones(1), torch.zeros(3, 16, 12), 3, width=4)
+    nn.init.normal_(decoder.output.weight)
+    drawn = synthesise(decoder, maps, layer, LayerPatterns(point, torch.ones(1, 6), point), share=1.0)
+    assert drawn.full.shape == (1, 3, 16, 12)
+    assert not drawn.full.requires_grad
+    assert torch.equal(drawn.full, drawn.kept)
+    assert not torch.equal(drawn.full, drawn.blank)
+    assert drawn.share.tolist() == [1]
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 3, 2), (2, 3, 2, 3), (1, 4, 2, 3)])
+def test_maps_of_another_layer_are_refused(shape):
+    patterns = LayerPatterns(POINT, torch.ones(1, 3), POINT)
+    with pytest.raises(DatasetError, match=r"given for layer 'conv', expected \(1, 3, 2, 3\)"):
+        synthesise(Sum(), torch.zeros(shape), LAYER, patterns)
+
+
+def test_other_points_than_those_of_the_layer_are_refused():
+    graph = toy_graph()
+    top, below = graph.layers[:2]
+    patterns = graph.learnt_from[below.layer]
+    maps = torch.zeros(6, 7, top.grid.rows.length, top.grid.columns.length)
+    wrong = replace(patterns, point=patterns.point[:, : len(top)], score=patterns.score[:, : len(top)])
+    with pytest.raises(DatasetError, match=f"not at units of layer '{top.layer}'"):
+        synthesise(Sum(), maps, top, wrong, share=1.0)
