@@ -115,8 +115,12 @@ def _known(graph: GraphResult, names: Iterable[str]) -> list[str]:
     names = dict.fromkeys([names] if isinstance(names, str) else names)
     known = [name for layer in graph.layers for name in layer.names()]
     if unknown := sorted(set(names).difference(known)):
-        close = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"names are layer/filter/number, as in {known[0]!r}"
+        close = difflib.get_close_matches(unknown[0], known)
+        hint = (
+            f"did you mean {' or '.join(map(repr, close))}?"
+            if close
+            else f"names are layer/filter/number, as in {known[0]!r}"
+        )
         raise DatasetError(f"unknown pattern {unknown[0]!r}; {hint}")
     return list(names)
 

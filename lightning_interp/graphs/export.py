@@ -73,8 +73,7 @@ def _nodes(graph: GraphResult) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _edges(graph: GraphResult) -> Iterator[tuple[str, str, Mapping[str, float]]]:
     for above, layer in zip(graph.layers, graph.layers[1:], strict=False):
-        parents, children, offset = above.names(), layer.names(), layer.offset(above)
-        for child, slot in (layer.parents >= 0).nonzero().tolist():
-            dx, dy = offset[child, slot].tolist()
-            weight = float(layer.weight[child, slot])
-            yield parents[int(layer.parents[child, slot])], children[child], {"dx": dx, "dy": dy, "weight": weight}
+        parents, children, edge = above.names(), layer.names(), layer.parents >= 0
+        columns = (layer.parents[edge], edge.nonzero()[:, 0], *layer.offset(above)[edge].T, layer.weight[edge])
+        for parent, child, dx, dy, weight in zip(*(column.tolist() for column in columns), strict=True):
+            yield parents[parent], children[child], {"dx": dx, "dy": dy, "weight": weight}

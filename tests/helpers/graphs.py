@@ -45,7 +45,7 @@ def _layer(row, above, parents, poses, generator):
     scale[~torch.isin(torch.arange(7), filters)] = torch.inf
     chosen = torch.stack([torch.randperm(max(above, parents), generator=generator)[:parents] for _ in filters])
     if above:
-        chosen[-1, -1] = -1
+        chosen[-1, -1:] = -1
     else:
         chosen = torch.full_like(chosen, -1)
     weight = uniform(1, 2, *chosen.shape) * (chosen >= 0)
