@@ -1,0 +1,101 @@
+"""How to learn an explanatory graph."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lightning_interp.errors import LayerError
+
+# Nodes a filter by unit of its map, from so many units on: those of the paper's VGG-16 (40 for 28 x 28 maps, 20 for
+# 14 x 14), ResNets (10 for 7 x 7) and VAE-GAN (52, 26, 13 for 32 x 32, 16 x 16, 8 x 8).
+_DENSITIES = ((28 * 28, 0.05), (14 * 14, 0.1), (0, 0.2))
+
+
+@dataclass(frozen=True)
+class GraphOptions:
+    """Options of an explanatory graph; lengths are relative to sqrt(H * W) of the image.
+
+    Args:
+        patterns: Part patterns a filter, one number by layer, or one for all layers; None for those of the paper: 5 %
+            of the units of maps of 28 x 28 and more, 10 % from 14 x 14 on, 20 % of smaller ones.
+        filters: Take the so many filters of a layer with the largest mean response; None for all that are alive.
+        iterations: T, EM steps a layer.
+        parents: M, edges of a node to the layer above.
+        candidates: Patterns of the layer above that may become parents: those with the largest scores.
+        sigma: Standard deviation of a top-layer pattern's prior.
+        learn_width: Learn it for every pattern of the top layer instead.
+        spreads: Least and largest standard deviation that is learnt.
+        tau: Density of V_none, relative to that of a uniform distribution over the image.
+        background: Response that any filter is taken to have in all, spread evenly over the image, relative to its
+            mean response. With 0 a pattern takes an active unit of its filter however far it is, as in the paper;
+            above 0 it stays where it is expected when its filter is silent near by.
+        pose: K, numbers that say how an image's patterns are displaced together (this project's own); 0 for none,
+            as in the paper.
+        ridge: Images' worth of evidence that the displacement by pose has to overcome.
+        window: Half the side of the square beyond which a pattern looks at nothing; None for no such window.
+        flips: Let each image, or its mirror image, whichever is likelier, speak.
+        seed: Of the first positions.
+
+    Raises:
+        ValueError: If a value is out of range, naming it.
+    """
+
+    patterns: int | Sequence[int] | None = None
+    filters: int | None = None
+    iterations: int = 20
+    parents: int = 15
+    candidates: int = 600
+    sigma: float = 0.3
+    learn_width: bool = False
+    spreads: tuple[float, float] = (0.03, 0.5)
+    tau: float = 0.1
+    background: float = 0.1
+    pose: int = 2
+    ridge: float = 1.0
+    window: float | None = None
+    flips: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        counts = [self.patterns] if isinstance(self.patterns, int) else list(self.patterns or ())
+        for name, value, least in (
+            *(("patterns", count, 1) for count in counts),
+            ("filters", 1 if self.filters is None else self.filters, 1),
+            ("iterations", self.iterations, 1),
+            ("parents", self.parents, 1),
+            ("candidates", self.candidates, self.parents),
+            ("pose", self.pose, 0),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        for name, number in (("sigma", self.sigma), ("window", 1.0 if self.window is None else self.window)):
+            if not (number > 0 and math.isfinite(number)):
+                raise ValueError(f"{name} must be positive, got {number}")
+        for name, number in (("tau", self.tau), ("background", self.background), ("ridge", self.ridge)):
+            if not number >= 0:
+                raise ValueError(f"{name} must be at least 0, got {number}")
+        if not 0 < self.spreads[0] <= self.spreads[1]:
+            raise ValueError(f"spreads must be two positive numbers, the smaller first, got {self.spreads}")
+
+    def nodes(self, place: int, name: str, size: tuple[int, int]) -> int:
+        """Patterns a filter of the layer in that place, whose maps are ``(h, w)``.
+
+        Raises:
+            LayerError: If there is no number for the layer, or it is larger than the map.
+        """
+        units = size[0] * size[1]
+        if self.patterns is None:
+            density = next(share for least, share in _DENSITIES if units >= least)
+            return math.ceil(density * units)
+        counts = self.patterns
+        if isinstance(counts, Sequence) and place >= len(counts):
+            raise LayerError(f"patterns has {len(counts)} numbers; layer '{name}' is number {place + 1}")
+        count = counts[place] if isinstance(counts, Sequence) else counts
+        if count > units:
+            raise LayerError(f"layer '{name}': {count} patterns a filter, but its maps have {units} units")
+        return count
+
+    def as_dict(self) -> dict[str, Any]:
+        """The options, JSON-able."""
+        return asdict(self)
