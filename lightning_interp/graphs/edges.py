@@ -87,9 +87,8 @@ def predict(parents: Parents, above: Above) -> Prediction:
     width = variance.reciprocal().mean(1).rsqrt()
     shifts, squares = [], []
     shift = above.shift.double()
-    for rows, weights in zip(
-        torch.split(parents.row, _CHUNK), torch.split(parents.weight.double(), _CHUNK), strict=True
-    ):
+    pieces = (torch.split(values, _CHUNK) for values in (parents.row, parents.weight.double()))
+    for rows, weights in zip(*pieces, strict=True):
         each = shift[:, rows]
         mean = (each * weights[..., None]).sum(2)
         shifts.append(mean)

@@ -116,10 +116,12 @@ class _Fit:
         patterns = self.nodes.expect(len(self.maps), self.pose, self.above)
         moments = explain_all(self.maps, patterns, self.units, options.tau, self.task.byte_budget)
         self._judge(moments)
-        sums = [self.task.total(torch.einsum("n...,n->...", each.double(), self.weight)) for each in moments[:3]]
-        position = moved(patterns, sums[0], sums[1])
+        mass, first, second = (
+            self.task.total(torch.einsum("n...,n->...", each.double(), self.weight)) for each in moments[:3]
+        )
+        position = moved(patterns, mass, first)
         least, most = options.spreads
-        spread = spread_about(*sums, least, most).to(position)
+        spread = spread_about(mass, first, second, least, most).to(position)
         step = position - patterns.position
         self.nodes = self.nodes._replace(position=position, spread=spread)
         if options.learn_width and self.above is None:

@@ -86,5 +86,4 @@ def sways(mass: Tensor, pull: Tensor, pose: Tensor, width: Tensor, penalty: floa
 
 def swayed(sway: Tensor, pose: Tensor) -> Tensor:
     """Delta_V(I) = A_V z_I: ``(N, C, P, 2)`` float64."""
-    filters, patterns, axes, number = sway.shape
-    return (pose @ sway.reshape(-1, number).T).view(len(pose), filters, patterns, axes)
+    return torch.einsum("nk,cpdk->ncpd", pose, sway)
