@@ -96,6 +96,8 @@ def locate(
     height, width = response.shape[2:]
     units = units_of(grid, response, options.window)
     background = options.background / (height * width)
+    if options.deformation is not None:
+        patterns = patterns._replace(width=patterns.width.clamp(max=options.deformation))
     taken = take_all(response, patterns, units, background, byte_budget)
     points = (cell_points(grid) / side(grid)).to(response.device)[taken.cell.flatten(1)]
     return Located(points, taken.score.flatten(1), (patterns.position + patterns.shift).double().flatten(1, 2))

@@ -23,7 +23,9 @@ class GraphOptions:
         iterations: T, EM steps a layer.
         parents: M, edges of a node to the layer above.
         candidates: Patterns of the layer above that may become parents: those with the largest scores.
-        sigma: Standard deviation of a top-layer pattern's prior.
+        sigma: Standard deviation of a pattern's prior while it is learnt, without parents.
+        deformation: Largest standard deviation of the prior when a pattern is looked for; None for that of learning,
+            as in the paper.
         learn_width: Learn it for every pattern of the top layer instead.
         spreads: Least and largest standard deviation that is learnt.
         tau: Density of V_none, relative to that of a uniform distribution over the image.
@@ -47,6 +49,7 @@ class GraphOptions:
     parents: int = 15
     candidates: int = 600
     sigma: float = 0.3
+    deformation: float | None = 0.1
     learn_width: bool = False
     spreads: tuple[float, float] = (0.03, 0.5)
     tau: float = 0.1
@@ -69,7 +72,8 @@ class GraphOptions:
         ):
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        for name, number in (("sigma", self.sigma), ("window", 1.0 if self.window is None else self.window)):
+        lengths = {"sigma": self.sigma, "deformation": self.deformation, "window": self.window}
+        for name, number in ((name, length) for name, length in lengths.items() if length is not None):
             if not (number > 0 and math.isfinite(number)):
                 raise ValueError(f"{name} must be positive, got {number}")
         for name, number in (("tau", self.tau), ("background", self.background), ("ridge", self.ridge)):
