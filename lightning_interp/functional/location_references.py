@@ -38,11 +38,20 @@ def diagonal(grid: Grid) -> float:
     return float(torch.tensor([grid.rows.size, grid.columns.size], dtype=torch.float64).norm())
 
 
+class Constants(NamedTuple):
+    """The references alone; see :class:`Deviations`."""
+
+    random: Tensor
+    centre: Tensor
+    best_constant: Tensor
+    oracle: Tensor
+
+
 def deviations(points: Tensor, landmark: Tensor, chosen: Chosen, grid: Grid) -> Deviations:
     """Location instability D_fk of filters for one landmark, with its references.
 
     Args:
-        points: ``(N, F, 2)`` float64, peaks in pixels.
+        points: ``(N, F, 2)`` floating point, peaks in pixels.
         landmark: ``(N, 2)`` float64, the landmark in pixels; NaN where absent.
         chosen: The images that each filter is judged by; all must show the landmark.
         grid: The map's place on the image.
@@ -51,13 +60,30 @@ def deviations(points: Tensor, landmark: Tensor, chosen: Chosen, grid: Grid) -> 
         Each ``(F,)``, in image diagonals; NaN for fewer than two images.
     """
     rows, valid = chosen
+    at_peaks = points[rows, torch.arange(rows.shape[1])]
+    return Deviations(point_deviation(at_peaks, landmark[rows], valid, grid), *constants(landmark, chosen, grid))
+
+
+def point_deviation(at_peaks: Tensor, landmarks: Tensor, valid: Tensor, grid: Grid) -> Tensor:
+    """Location instability alone, ``(F,)``.
+
+    Args:
+        at_peaks: ``(T, F, 2)`` floating point, peaks on the images that each filter is judged by.
+        landmarks: ``(T, F, 2)`` float64, the landmark there.
+        valid: ``(T, F)`` bool, what counts.
+        grid: The map's place on the image.
+    """
+    return deviation((at_peaks - landmarks).norm(dim=2) / diagonal(grid), valid)
+
+
+def constants(landmark: Tensor, chosen: Chosen, grid: Grid) -> Constants:
+    """The references of :func:`deviations`, of the same arguments; they do not depend on the points."""
+    rows, valid = chosen
     size = diagonal(grid)
-    own = (points[rows, torch.arange(rows.shape[1])] - landmark[rows]).norm(dim=2) / size
     centre = torch.tensor([grid.columns.size - 1, grid.rows.size - 1], dtype=torch.float64) / 2
     to_centre = (landmark - centre).norm(dim=1) / size
     to_cells = torch.cdist(landmark, cell_points(grid), compute_mode=_EXACT) / size
-    return Deviations(
-        deviation(own, valid),
+    return Constants(
         _random(to_cells, chosen),
         deviation(to_centre[rows], valid),
         _best_constant(to_cells, chosen),

@@ -1,5 +1,7 @@
 """Location instability of a layer by its published rules, beside its references and the correlation with landmarks."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -8,7 +10,7 @@ from torch import Tensor
 
 from lightning_interp.functional.class_selectivity import class_means, largest_column
 from lightning_interp.functional.dissection import cyclic_partners
-from lightning_interp.functional.location_references import Deviations, deviations
+from lightning_interp.functional.location_references import Constants, Deviations, constants, point_deviation
 from lightning_interp.functional.part_location import (
     Chosen,
     Peaks,
@@ -134,41 +136,78 @@ def location_scores(
     Raises:
         ValueError: If the numbers of images differ, or a peak lies outside the grid.
     """
+    _check_cells(peaks, grid)
+    points = [peak_points(peaks.cell, grid)]
+    return point_scores(points, peaks.value, landmarks, grid, category=category, variant=variant, top_k=top_k)[0]
+
+
+def point_scores(
+    points: Sequence[Tensor],
+    value: Tensor,
+    landmarks: Tensor,
+    grid: Grid,
+    *,
+    category: Tensor | None = None,
+    variant: Variant = "cvpr2018",
+    top_k: int | None = None,
+) -> list[LocationScores]:
+    """The same for points that need not be cells, and for several points of the same filters on the same images.
+
+    Args:
+        points: Each ``(N, F, 2)`` floating point, x and y in pixels. An image where the first of them is NaN does not
+            count; there the others may be anything.
+        value: ``(N, F)``, by which images and filters are ranked.
+        landmarks: See :func:`location_scores`, as for what follows.
+        grid: For the references.
+        category: Of every image.
+        variant: Which images and filters count.
+        top_k: Images a filter.
+
+    Returns:
+        As many as points.
+
+    Raises:
+        ValueError: If the numbers of images differ.
+    """
     category = torch.zeros(len(landmarks), dtype=torch.int64) if category is None else category
-    _check_sizes(peaks, landmarks, category, grid)
+    if len({len(value), len(landmarks), len(category), *map(len, points)}) > 1:
+        raise ValueError(f"{len(value)} peaks, {len(landmarks)} landmarks and {len(category)} categories")
     k = TOP_IMAGES[variant] if top_k is None else top_k
     num_categories = max(int(category.max()), 0) + 1
-    dead, nonfinite = unscored(peaks.value[category >= 0])
+    dead, nonfinite = unscored(value[category >= 0])
     left_out = dead | nonfinite
-    peaks = Peaks(peaks.value, peaks.cell.masked_fill(left_out, -1))
-    taken = ~left_out & _strongest(peaks, k) if variant == "aaai2018" else ~left_out
-    peaks = Peaks(peaks.value, peaks.cell.masked_fill(~taken, -1))
+    located = ~points[0].isnan().any(2) & ~left_out
+    taken = ~left_out & _strongest(value, located, k) if variant == "aaai2018" else ~left_out
     shown = ~landmarks.isnan().any(2)
     member = category == torch.arange(num_categories)[:, None]
-    columns = []
-    for rows in member:
-        own = Peaks(peaks.value[rows], peaks.cell[rows])
-        points = peak_points(own.cell, grid)
-        for place, visible in zip(landmarks[rows].double().unbind(1), shown[rows].unbind(1), strict=True):
-            columns.append(_column(points, place, _choose(own, visible, k, variant), grid))
-    shape = (len(dead), num_categories, landmarks.shape[1])
-    table = _Column(*(torch.stack(values, 1).view(shape) for values in zip(*columns, strict=True)))
-    return LocationScores(
-        deviations=Deviations(*table[: len(Deviations._fields)]),
-        correlation=table.correlation,
-        r2=table.r2,
-        correlation_chance=table.correlation_chance,
-        images=table.images,
-        parts=member.double() @ shown.double() >= 2,
-        category=largest_column(class_means(peaks.value, category, num_categories)).masked_fill(left_out, -1),
-        dead=dead,
-        taken=taken,
-    )
+    blocks = []
+    for filters in torch.tensor_split(taken.nonzero()[:, 0], -(-int(taken.sum()) // _BLOCK) or 1):
+        own = [each[:, filters] for each in points]
+        blocks.append(_tables(own, value[:, filters], located[:, filters], landmarks, member, grid, (k, variant)))
+    parts = member.double() @ shown.double() >= 2
+    peak_category = largest_column(class_means(value, category, num_categories)).masked_fill(left_out, -1)
+    found = []
+    for tables in zip(*blocks, strict=True):
+        table = _Column(*(_all_filters(torch.cat(values), taken) for values in zip(*tables, strict=True)))
+        steady = Deviations(table.filter, table.random, table.centre, table.best_constant, table.oracle)
+        moves = table.correlation, table.r2, table.correlation_chance
+        found.append(LocationScores(steady, *moves, table.images, parts, peak_category, dead, taken))
+    return found
 
 
-def _check_sizes(peaks: Peaks, landmarks: Tensor, category: Tensor, grid: Grid) -> None:
-    if not len(peaks.value) == len(landmarks) == len(category):
-        raise ValueError(f"{len(peaks.value)} peaks, {len(landmarks)} landmarks and {len(category)} categories")
+# Filters at a time: few enough that what is computed of them stays in the processor's cache.
+_BLOCK = 512
+
+
+def _all_filters(values: Tensor, taken: Tensor) -> Tensor:
+    """``(F, C, K)`` of ``(F', C, K)`` values of the filters that are taken; NaN, or 0 images, for the others."""
+    empty = math.nan if values.is_floating_point() else 0
+    whole = torch.full((len(taken), *values.shape[1:]), empty, dtype=values.dtype)
+    whole[taken] = values
+    return whole
+
+
+def _check_cells(peaks: Peaks, grid: Grid) -> None:
     if int(peaks.cell.max()) >= grid.rows.length * grid.columns.length:
         raise ValueError(f"a peak at cell {int(peaks.cell.max())} of {grid.rows.length} x {grid.columns.length}")
 
@@ -187,27 +226,49 @@ class _Column(NamedTuple):
     images: Tensor
 
 
-def _column(points: Tensor, landmark: Tensor, chosen: Chosen, grid: Grid) -> _Column:
+def _tables(
+    points: Sequence[Tensor],
+    value: Tensor,
+    located: Tensor,
+    landmarks: Tensor,
+    member: Tensor,
+    grid: Grid,
+    choice: tuple[int, Variant],
+) -> list[_Column]:
+    """For each of the points the measures of all filters, each ``(F, C, K)``; ``(C, N)`` images of each category."""
+    tables: list[list[_Column]] = [[] for _ in points]
+    for rows in member:
+        own = [each[rows] for each in points]
+        for place in landmarks[rows].double().unbind(1):
+            chosen = _choose(value[rows], located[rows], ~place.isnan().any(1), *choice)
+            references = constants(place, chosen, grid)
+            for columns, each in zip(tables, own, strict=True):
+                columns.append(_column(each, place, chosen, references, grid))
+    shape = -1, len(member), landmarks.shape[1]
+    return [_Column(*(torch.stack(v, 1).view(shape) for v in zip(*columns, strict=True))) for columns in tables]
+
+
+def _column(points: Tensor, landmark: Tensor, chosen: Chosen, references: Constants, grid: Grid) -> _Column:
     rows, valid = chosen
     at_peaks = points[rows, torch.arange(rows.shape[1])]
+    own = point_deviation(at_peaks, landmark[rows], valid, grid)
     moves = displacement(at_peaks, landmark[rows], valid)
     chance = displacement(at_peaks, _of_other_images(landmark)[rows], valid).correlation
-    return _Column(*deviations(points, landmark, chosen, grid), *moves, chance, valid.sum(0))
+    return _Column(own, *references, *moves, chance, valid.sum(0))
 
 
-def _choose(peaks: Peaks, shown: Tensor, k: int, variant: Variant) -> Chosen:
+def _choose(value: Tensor, located: Tensor, shown: Tensor, k: int, variant: Variant) -> Chosen:
     """The images that each filter is judged by for one landmark, which ``(N,)`` images show."""
-    located = peaks.cell >= 0
     if variant == "cvpr2018":
-        return top_images(peaks.value, located & shown[:, None], k)
-    rows, valid = top_images(peaks.value, located, k)
+        return top_images(value, located & shown[:, None], k)
+    rows, valid = top_images(value, located, k)
     return Chosen(rows, valid & shown[rows])
 
 
-def _strongest(peaks: Peaks, k: int) -> Tensor:
+def _strongest(value: Tensor, located: Tensor, k: int) -> Tensor:
     """``(F,)`` bool, the filters with the largest mean of their top peaks; of equal ones the first."""
-    rows, valid = top_images(peaks.value, peaks.cell >= 0, k)
-    top = torch.where(valid, peaks.value.gather(0, rows).double(), 0.0).sum(0) / valid.sum(0)
+    rows, valid = top_images(value, located, k)
+    top = torch.where(valid, value.gather(0, rows).double(), 0.0).sum(0) / valid.sum(0)
     order = top.nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True)
     strongest = torch.zeros(len(top), dtype=torch.bool)
     strongest[order[:STRONGEST]] = True

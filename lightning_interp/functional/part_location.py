@@ -168,7 +168,7 @@ def displacement(points: Tensor, landmarks: Tensor, valid: Tensor) -> Displaceme
     """
     both = valid[..., None]
     peak, landmark = (_centred(places, both.expand_as(places)) for places in (points, landmarks))
-    joint, own, other = ((a * b).sum((0, 2)) for a, b in ((peak, landmark), (peak, peak), (landmark, landmark)))
+    joint, own, other = ((a * b).sum(0).sum(1) for a, b in ((peak, landmark), (peak, peak), (landmark, landmark)))
     undefined = (valid.sum(0) < 2) | (other == 0)
     # A peak that never moves has no covariance either: 0 / 1, not 0 / 0.
     correlation = joint / torch.where(own > 0, own.sqrt() * other.sqrt(), 1.0)

@@ -6,6 +6,7 @@ threshold T_f leaves a share of 0.005 of a filter's activations, over all positi
 region; a filter is associated with a part on an image if the two overlap by an IoU above 0.2.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -163,18 +164,38 @@ def part_purity(peaks: Peaks, covered: Tensor, shown: Tensor, top_k: int = 100) 
         shown: ``(N, K)`` bool, which images show the part.
         top_k: Images a filter.
     """
-    dead, nonfinite = unscored(peaks.value)
-    located = (peaks.cell >= 0) & ~(dead | nonfinite)
-    columns = [_purity(peaks, covered[:, k], located & shown[:, k, None], top_k) for k in range(covered.shape[1])]
-    own, area, constant = (torch.stack(values, 1) for values in zip(*columns, strict=True))
-    return PartPurity(own, area, constant, largest_column(own))
+    return cell_purity([peaks.cell], peaks.value, covered, shown, top_k)[0]
 
 
-def _purity(peaks: Peaks, covered: Tensor, eligible: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Purity, area and the best constant, each ``(F,)``, for one part that covers cells ``(N, h * w)``."""
-    chosen = top_images(peaks.value, eligible, top_k)
-    rows, valid = chosen
-    on_part = covered[rows, peaks.cell.gather(0, rows).clamp(min=0)] & valid
-    by_cell = membership(chosen, len(covered)) @ covered.double()
-    number = valid.sum(0)
-    return on_part.sum(0).double() / number, by_cell.mean(1) / number, by_cell.amax(1) / number
+def cell_purity(
+    cells: Sequence[Tensor], value: Tensor, covered: Tensor, shown: Tensor, top_k: int = 100
+) -> list[PartPurity]:
+    """The same for several cells of the same filters on the same images.
+
+    Args:
+        cells: Each ``(N, F)`` int64. An image where the first of them is -1 does not count; there the others may be
+            anything.
+        value: ``(N, F)``, by which images are ranked.
+        covered: See :func:`part_purity`, as for what follows.
+        shown: Which images show the part.
+        top_k: Images a filter.
+
+    Returns:
+        As many as cells.
+    """
+    dead, nonfinite = unscored(value)
+    located = (cells[0] >= 0) & ~(dead | nonfinite)
+    tables: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in cells]
+    for part, visible in zip(covered.unbind(1), shown.unbind(1), strict=True):
+        chosen = top_images(value, located & visible[:, None], top_k)
+        number = chosen.valid.sum(0)
+        by_cell = membership(chosen, len(part)) @ part.double()
+        references = by_cell.mean(1) / number, by_cell.amax(1) / number
+        for table, cell in zip(tables, cells, strict=True):
+            on_part = part[chosen.rows, cell.gather(0, chosen.rows).clamp(min=0)] & chosen.valid
+            table.append((on_part.sum(0).double() / number, *references))
+    found = []
+    for columns in tables:
+        own, area, constant = (torch.stack(values, 1) for values in zip(*columns, strict=True))
+        found.append(PartPurity(own, area, constant, largest_column(own)))
+    return found

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightning_interp.functional.location_references import deviations
-from lightning_interp.functional.location_scores import STRONGEST, location_scores
+from lightning_interp.functional.location_scores import STRONGEST, location_scores, point_scores
 from lightning_interp.functional.part_location import Peaks, cell_points, peak_points, top_images
 from lightning_interp.functional.upsampling import Axis, Grid
 from tests.reference.part_location import location_row
@@ -283,3 +283,29 @@ def test_constant_centre_on_animal_parts(name, constant):
         [figures["centre"]] * 3
     )
     assert (figures["correlation"], figures["r2"]) == (0.0, 0.0)
+
+
+def test_several_points_on_the_same_images():
+    """The second points are judged on the images of the first; they need not be cells, and count where these do."""
+    peaks, landmarks = random_case(4)
+    generator = torch.Generator().manual_seed(4)
+    cells = torch.randint(0, 24, peaks.cell.shape, generator=generator)
+    first, second = peak_points(peaks.cell, GRID), peak_points(cells, GRID)
+    one, two = point_scores([first, second.float()], peaks.value, landmarks, GRID, top_k=7)
+    assert_equal_to_loop(one, peaks, landmarks, torch.zeros(30, dtype=torch.int64), 7, True)
+    as_if = Peaks(peaks.value, cells.masked_fill(peaks.cell < 0, -1))
+    assert_equal_to_loop(two, as_if, landmarks, torch.zeros(30, dtype=torch.int64), 7, True)
+    # Any offset is as good as none for what measures displacements alone.
+    moved = point_scores([first + 0.3], peaks.value, landmarks, GRID, top_k=7)[0]
+    torch.testing.assert_close(moved.correlation, one.correlation, equal_nan=True)
+    assert not torch.allclose(moved.deviations.filter, one.deviations.filter, equal_nan=True)
+
+
+def test_blocks_of_filters_do_not_matter(monkeypatch):
+    peaks, landmarks = random_case(6, filters=STRONGEST + 9)
+    category = torch.arange(30) % 2
+    whole = location_scores(peaks, landmarks, GRID, category=category, variant="aaai2018")
+    monkeypatch.setattr("lightning_interp.functional.location_scores._BLOCK", 10)
+    parts = location_scores(peaks, landmarks, GRID, category=category, variant="aaai2018")
+    for name in (*MEASURES, "correlation_chance", "images"):
+        torch.testing.assert_close(column(parts, name), column(whole, name), rtol=0, atol=1e-12, equal_nan=True)

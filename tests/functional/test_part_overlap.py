@@ -12,6 +12,7 @@ from lightning_interp.functional.part_overlap import (
     IOU_THRESHOLD,
     VALID_SHARE,
     ValidPixels,
+    cell_purity,
     covered_cells,
     part_interpretability,
     part_ious,
@@ -192,3 +193,19 @@ def test_purity_without_any_part():
     purity = part_purity(peaks, covered_cells(nothing, grid), nothing.flatten(2).any(2))
     assert purity.part.tolist() == [-1, -1, -1]
     assert all(math.isnan(value) for value in purity.summary().values())
+
+
+def test_several_cells_on_the_same_images():
+    generator = torch.Generator().manual_seed(8)
+    value = torch.rand(20, 3, generator=generator)
+    cells = [torch.randint(-1, 30, (20, 3), generator=generator) for _ in range(2)]
+    covered = torch.rand(20, 2, 30, generator=generator) < 0.3
+    shown = torch.rand(20, 2, generator=generator) < 0.8
+    one, two = cell_purity(cells, value, covered, shown, top_k=6)
+    for k in range(2):
+        for f in range(3):
+            images = [i for i in value[:, f].argsort(descending=True).tolist() if shown[i, k] and cells[0][i, f] >= 0]
+            hits = [[covered[i, k, max(cell[i, f], 0)].item() for i in images[:6]] for cell in cells]
+            assert one.by_part[f, k].item() == pytest.approx(sum(hits[0]) / 6)
+            assert two.by_part[f, k].item() == pytest.approx(sum(hits[1]) / 6)
+    assert torch.equal(one.area, two.area)
