@@ -1,0 +1,86 @@
+"""Which few patterns and edges stand for a graph of thousands, and in which order they are drawn."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from lightning_interp.graph_results import GraphResult, PatternLayer
+
+
+class OverviewEdge(NamedTuple):
+    """An edge between two patterns that are shown.
+
+    Args:
+        level: Layer of the child, 1 being the one below the top.
+        child: Its place in the row, counted from the left.
+        parent: Place of the parent in the row above.
+        weight: The edge's weight.
+    """
+
+    level: int
+    child: int
+    parent: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The patterns of each layer that are shown, and the edges between them.
+
+    Args:
+        rows: By layer, top first, the patterns' rows in the layer, from left to right.
+        edges: All edges between them.
+    """
+
+    rows: list[list[int]]
+    edges: list[OverviewEdge]
+
+
+def overview(graph: GraphResult, most: int = 9) -> Overview:
+    """Choose the strongest patterns that hang together, each filter once a layer; pruned ones never.
+
+    The top row has the highest scores of its layer. A row below has the highest products of a pattern's score and the
+    share of its displacement that parents in the row above predict; patterns without such parents come last, by score.
+    The top row is ordered by where its patterns lie in the image, the others by the mean place of their parents, which
+    keeps edges short.
+
+    Args:
+        graph: The graph.
+        most: Patterns a row.
+    """
+    rows: list[list[int]] = []
+    edges: list[OverviewEdge] = []
+    for level, layer in enumerate(graph.layers):
+        order = [pattern.row for pattern in graph.rank(layer.layer)]
+        links = {row: _links(layer, row, rows[-1]) if level else {} for row in order}
+        value = {row: float(layer.score[row]) * sum(each.values()) for row, each in links.items()}
+        # The sort is stable: equal ones stay in the order of their scores.
+        chosen = _each_filter_once(sorted(links, key=lambda row: -value[row]), layer, most)
+        # Those without parents by where they are in the image, over the same range.
+        across = (len(rows[-1]) if level else 1) / graph.image_size[1]
+        place = {
+            row: _mean_slot(links[row]) if links[row] else float(layer.position[row, 0]) * across for row in chosen
+        }
+        rows.append(sorted(chosen, key=place.__getitem__))
+        edges += [
+            OverviewEdge(level, slot, parent, weight)
+            for slot, row in enumerate(rows[-1])
+            for parent, weight in links[row].items()
+        ]
+    return Overview(rows, edges)
+
+
+def _links(layer: PatternLayer, row: int, above: list[int]) -> dict[int, float]:
+    """By place in the row above, the weights of a pattern's parents that are shown."""
+    pairs = zip(layer.parents[row].tolist(), layer.weight[row].tolist(), strict=True)
+    return {above.index(parent): weight for parent, weight in pairs if parent in above and weight > 0}
+
+
+def _each_filter_once(ranked: list[int], layer: PatternLayer, most: int) -> list[int]:
+    first: dict[int, int] = {}
+    for row in ranked:
+        first.setdefault(int(layer.filter[row]), row)
+    return list(first.values())[:most]
+
+
+def _mean_slot(links: dict[int, float]) -> float:
+    return sum(slot * weight for slot, weight in links.items()) / sum(links.values())
