@@ -12,23 +12,22 @@ from lightning_interp.data.loading import BadImage
 from lightning_interp.data.part_regions import check_names
 from lightning_interp.data.part_tables import category_table, landmark_table
 from lightning_interp.data.probe import ProbeSet
-from lightning_interp.errors import DatasetError, LayerError
+from lightning_interp.errors import DatasetError
 from lightning_interp.functional.class_selectivity import class_means, class_selectivity, largest_column
 from lightning_interp.functional.location_scores import TOP_IMAGES, CategoryRule, Variant, location_scores
 from lightning_interp.functional.part_location import peak_points, top_images, unscored
 from lightning_interp.functional.part_overlap import part_interpretability, part_purity
-from lightning_interp.functional.upsampling import Axis, Grid
+from lightning_interp.functional.upsampling import Grid
 from lightning_interp.part_results import LayerParts, PartResult, TopPeaks
 from lightning_interp.part_sweep import LayerSums, PartStudy
 from lightning_interp.probing.engine import SweepEngine, check_least
 from lightning_interp.probing.layers import LayerInfo
+from lightning_interp.probing.placement import Placement, image_grid
 from lightning_interp.probing.ranks import Ranks
-from lightning_interp.probing.receptive import receptive_field
 from lightning_interp.probing.runner import Forward
 from lightning_interp.probing.sweep import Progress
 
 Measure = Literal["location", "purity", "interpretability"]
-Placement = Literal["receptive_field", "cell"]
 
 # Images a filter that are kept to be shown.
 _SHOWN = 7
@@ -127,22 +126,8 @@ class PartMeter(SweepEngine[PartResult]):
 
     def place(self, module: nn.Module, layer: nn.Module, info: LayerInfo, shape: tuple[int, int, int]) -> None:
         """Find where the layer's values lie on the image and, in the same proportions, on the masks."""
-        if info.height * info.width == 1:
-            raise LayerError(
-                f"layer '{info.name}' gives maps of one value, which is at no place; choose an earlier layer"
-            )
-        channels, *size = shape
-        axes, scaled, field = [], [], None
-        for axis, (length, pixels) in enumerate(zip((info.height, info.width), size, strict=True)):
-            own = Axis.cells(length, pixels)
-            if self.upsample == "receptive_field":
-                field = receptive_field(module, layer, info.name, (size[0], size[1]), channels, axis, guess=field)
-                own = Axis(length, pixels, field.centre, field.stride)
-            masks = self.probe.mask_size[axis]
-            scale = masks / pixels
-            axes.append(own)
-            scaled.append(Axis(length, masks, (own.first + 0.5) * scale - 0.5, own.step * scale))
-        self.image_grids[info.name], self.mask_grids[info.name] = Grid(*axes), Grid(*scaled)
+        grid = image_grid(module, layer, info, shape, self.upsample)
+        self.image_grids[info.name], self.mask_grids[info.name] = grid, grid.resized(self.probe.mask_size)
 
     def study(self, module: nn.Module, ranks: Ranks, forward: Forward | None) -> PartStudy:
         """One measurement, to take part in a sweep."""

@@ -12,7 +12,8 @@ from lightning_interp.data.probe import ProbeSet
 from lightning_interp.functional.location_scores import CategoryRule, Variant
 from lightning_interp.logging.artifacts import Image, Table
 from lightning_interp.part_results import PartResult
-from lightning_interp.parts import PartMeter, Placement, has_parts
+from lightning_interp.parts import PartMeter, has_parts
+from lightning_interp.probing.placement import Placement
 from lightning_interp.schedule import Every
 from lightning_interp.viz.part_table import LOCATION_COLUMNS, location_table
 

@@ -11,7 +11,8 @@ from lightning_interp.callbacks.part_probe import PartProbe
 from lightning_interp.data.probe import ProbeSet
 from lightning_interp.logging.artifacts import Table
 from lightning_interp.part_results import PartResult
-from lightning_interp.parts import PartMeter, Placement
+from lightning_interp.parts import PartMeter
+from lightning_interp.probing.placement import Placement
 from lightning_interp.schedule import Every
 from lightning_interp.viz.part_table import PART_COLUMNS, part_table
 

@@ -1,6 +1,6 @@
 """Where the values of a low-resolution map lie on the mask grid, and bilinear upsampling cell by cell."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -41,6 +41,11 @@ class Axis:
         """
         return cls(length, size, (size / length - 1) / 2, size / length, border)
 
+    def resized(self, pixels: int) -> "Axis":
+        """The same places in proportion on so many pixels."""
+        scale = pixels / self.size
+        return replace(self, size=pixels, first=(self.first + 0.5) * scale - 0.5, step=self.step * scale)
+
     @property
     def anchors(self) -> tuple[float, ...]:
         """Pixel position of every value."""
@@ -75,6 +80,10 @@ class Grid:
 
     rows: Axis
     columns: Axis
+
+    def resized(self, size: tuple[int, int]) -> "Grid":
+        """The same places in proportion on a grid of ``(h, w)`` pixels."""
+        return Grid(*(axis.resized(pixels) for axis, pixels in zip((self.rows, self.columns), size, strict=True)))
 
     def pad(self, maps: Tensor) -> Tensor:
         """``(..., h, w)`` with one value more on each side, as the border rule has it."""

@@ -118,7 +118,7 @@ def infer(
         byte_budget: Bytes for intermediate values.
 
     Returns:
-        Points in pixels of the image, also where its mirror image was taken.
+        Where they are; of an image whose mirror image was taken, the points are those of the mirror image.
 
     Raises:
         DatasetError: If the maps are not those of the graph's layers.
@@ -141,16 +141,24 @@ def infer(
         response = nodes.response(own.facing(flip).maps)
         seen = locate(nodes, nodes.expect(len(images), pose, above), response, layer.grid, options, byte_budget)
         above = seen.above(nodes)
-        found[layer.layer] = in_pixels(seen, layer.grid, flip)
+        found[layer.layer] = _in_pixels(seen, layer.grid)
     return Inference(images, flip, found)
 
 
-def in_pixels(seen: Located, grid: Grid, flip: Tensor) -> LayerPatterns:
-    """Points in pixels of the images; ``flip`` ``(N,)`` bool, those of which the mirror image was taken."""
-    points = [each.cpu() * side(grid) for each in (seen.point, seen.expected)]
-    for each in points:
-        each[flip, :, 0] = grid.columns.size - 1 - each[flip, :, 0]
-    return LayerPatterns(points[0].float(), seen.score.float().cpu(), points[1].float())
+def _in_pixels(seen: Located, grid: Grid) -> LayerPatterns:
+    point, expected = ((each.cpu() * side(grid)).float() for each in (seen.point, seen.expected))
+    return LayerPatterns(point, seen.score.float().cpu(), expected)
+
+
+def join(parts: Sequence[Inference]) -> Inference:
+    """Inferences on different images, as one; ordered by the images' indices."""
+    images = torch.cat([part.images for part in parts])
+    order = images.argsort(stable=True)
+    layers = {}
+    for name in parts[0].layers:
+        fields = zip(*((each.point, each.score, each.expected) for each in (part[name] for part in parts)), strict=True)
+        layers[name] = LayerPatterns(*(torch.cat(values)[order] for values in fields))
+    return Inference(images[order], torch.cat([part.mirrored for part in parts])[order], layers)
 
 
 def check_maps(graph: GraphResult, layers: Sequence[LayerMaps]) -> None:
