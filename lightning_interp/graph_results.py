@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_interp.errors import DatasetError
 from lightning_interp.functional.upsampling import Grid
@@ -15,6 +15,7 @@ from lightning_interp.functional.upsampling import Grid
 if TYPE_CHECKING:
     import networkx
 
+    from lightning_interp.data.probe import ProbeSet
     from lightning_interp.graphs.editing import DoubtfulPattern, RankedPattern
 
 
@@ -158,6 +159,14 @@ class GraphResult:
         """``(V,)`` bool, patterns of a layer that were not pruned."""
         gone = set(self.pruned)
         return torch.tensor([name not in gone for name in self[layer].names()], dtype=torch.bool)
+
+    def infer(
+        self, images: "Tensor | ProbeSet", model: nn.Module, *, indices: Sequence[int] | None = None
+    ) -> Inference:
+        """Where the patterns are in other images (:func:`~lightning_interp.graph_engine.infer_images`)."""
+        from lightning_interp.graph_engine import infer_images
+
+        return infer_images(self, model, images, indices=indices)
 
     def rank(self, layer: str | None = None, top: int | None = None) -> "list[RankedPattern]":
         """The kept patterns by score, the highest first (:func:`~lightning_interp.graphs.editing.rank`)."""

@@ -22,20 +22,34 @@ MAY_IMPORT = {
     "bias": {"bias_pictures", "bias_results", "checks", "functional", "data", "probing"},
     "losses": {"functional"},
     "part_results": {"functional"},
+    # Its methods look up what they do when they are called.
+    "graph_results": {"functional", "graphs", "logging", "graph_engine", "data"},
+    "graphs": {"graph_results", "functional"},
+    "graph_study": {"graph_engine", "graph_results", "graphs", "probing", "data"},
+    "graph_engine": {"graph_study", "graph_results", "graphs", "probing", "functional", "data"},
+    "modules": {"functional"},
     "part_sweep": {"parts", "probing", "metrics", "functional", "data"},
     "parts": {"part_sweep", "part_results", "probing", "functional", "data"},
     "notices": {"results"},
     "sweep": {"dissect", "results", "probing", "metrics", "functional", "data"},
     "dissect": {"sweep", "results", "notices", "probing", "functional", "data"},
-    "viz": {"results", "bias_results", "part_results", "functional", "data"},
-    "logging": {"results", "bias_results", "part_results", "functional", "data", "viz", "report"},
-    "report": {"results", "bias_results", "functional", "data", "viz", "logging"},
+    "viz": {"results", "bias_results", "part_results", "graph_results", "functional", "data"},
+    "logging": {
+        *("results", "bias_results", "part_results", "graph_results", "graphs", "modules"),
+        *("functional", "data", "viz", "report"),
+    },
+    "report": {"results", "bias_results", "graph_results", "graphs", "functional", "data", "viz", "logging"},
     "_lightning": set(),
     "callbacks": {
         *("_lightning", "bias", "bias_results", "checks", "dissect", "losses", "results", "probing", "functional"),
-        *("parts", "part_results", "data", "viz", "report", "logging"),
+        *("parts", "part_results", "graph_engine", "graph_results", "graphs", "modules"),
+        *("data", "viz", "report", "logging"),
     },
-    "cli": {"_lightning", "callbacks", "dissect", "results", "probing", "data", "viz", "report", "logging"},
+    "cli": {
+        *("_lightning", "callbacks", "cli_graph", "dissect", "results", "probing", "data"),
+        *("viz", "report", "logging"),
+    },
+    "cli_graph": {"graph_results", "graphs", "data", "viz", "report", "logging"},
 }
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 HEAVY = {"matplotlib", "jsonargparse", "safetensors", "networkx", "captum", "scipy", "sklearn", "h5py"}
