@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "notices": {"results"},
     "sweep": {"dissect", "results", "probing", "metrics", "functional", "data"},
     "dissect": {"sweep", "results", "notices", "probing", "functional", "data"},
-    "viz": {"results", "bias_results", "part_results", "graph_results", "functional", "data"},
+    "viz": {"results", "bias_results", "part_results", "graph_results", "graphs", "functional", "data"},
     "logging": {
         *("results", "bias_results", "part_results", "graph_results", "graphs", "modules"),
         *("functional", "data", "viz", "report"),
