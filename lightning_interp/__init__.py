@@ -1,15 +1,16 @@
 """Watch what a CNN learns while PyTorch Lightning trains it.
 
 Add callbacks to the ``Trainer``, to watch (:class:`NetworkDissection`, :class:`ContextBias`,
-:class:`LocationInstability`, :class:`PartInterpretability`) or to train otherwise (:class:`RightReasons`,
-:class:`InterpretableFilters`), or look at a finished network (:func:`dissect`, :func:`diagnose`,
-:func:`measure_parts`); the probe sets are in :mod:`lightning_interp.data`.
+:class:`LocationInstability`, :class:`PartInterpretability`, :class:`ExplanatoryGraph`) or to train otherwise
+(:class:`RightReasons`, :class:`InterpretableFilters`), or look at a finished network (:func:`dissect`,
+:func:`diagnose`, :func:`measure_parts`, :func:`explanatory_graph`); the probe sets are in :mod:`lightning_interp.data`.
 """
 
 from lightning_interp.bias import diagnose
 from lightning_interp.bias_results import BiasResult
 from lightning_interp.callbacks.context_bias import ContextBias
 from lightning_interp.callbacks.dissection import NetworkDissection
+from lightning_interp.callbacks.explanatory_graph import ExplanatoryGraph
 from lightning_interp.callbacks.interpretable_filters import InterpretableFilters
 from lightning_interp.callbacks.location import LocationInstability
 from lightning_interp.callbacks.part_interpretability import PartInterpretability
@@ -34,6 +35,9 @@ from lightning_interp.data import (
 )
 from lightning_interp.dissect import dissect
 from lightning_interp.errors import DatasetError, InterpError, LayerError, MissingExtraError, ProbeError
+from lightning_interp.graph_engine import explanatory_graph
+from lightning_interp.graph_results import GraphResult, Inference, LayerPatterns, PatternLayer
+from lightning_interp.graphs.options import GraphOptions
 from lightning_interp.logging.bias_files import load_bias, save_bias
 from lightning_interp.logging.files import load_result, save_result
 from lightning_interp.logging.part_files import load_parts, save_parts
@@ -57,20 +61,26 @@ __all__ = [
     "DatasetError",
     "DissectionResult",
     "Every",
+    "ExplanatoryGraph",
     "FacesWithParts",
+    "GraphOptions",
+    "GraphResult",
     "GroupCSV",
+    "Inference",
     "InterpError",
     "InterpretableFilters",
     "Labels",
     "LayerDissection",
     "LayerError",
     "LayerParts",
+    "LayerPatterns",
     "LocationInstability",
     "MissingExtraError",
     "NetworkDissection",
     "OcclusionFields",
     "PartInterpretability",
     "PartResult",
+    "PatternLayer",
     "PetProbe",
     "ProbeError",
     "ProbeItem",
@@ -82,6 +92,7 @@ __all__ = [
     "VOCProbe",
     "diagnose",
     "dissect",
+    "explanatory_graph",
     "load_bias",
     "load_parts",
     "load_result",

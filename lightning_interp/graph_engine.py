@@ -1,6 +1,6 @@
 """An explanatory graph of a network on a probe set: the same engine inside and outside of training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,12 +8,16 @@ from torch import Tensor, nn
 
 from lightning_interp.data.bank import LabelBank, LabelEncoder
 from lightning_interp.data.loading import BadImage
-from lightning_interp.data.part_tables import category_table
+from lightning_interp.data.part_landmarks import part_landmarks
+from lightning_interp.data.part_tables import category_table, landmark_table
 from lightning_interp.data.probe import ProbeSet
 from lightning_interp.errors import DatasetError, LayerError
+from lightning_interp.functional.part_overlap import covered_cells
+from lightning_interp.functional.region_masks import region_masks
 from lightning_interp.functional.upsampling import Grid
 from lightning_interp.graph_results import GraphResult, Inference
 from lightning_interp.graph_study import GraphStudy
+from lightning_interp.graphs.evaluation import evaluate_graph
 from lightning_interp.graphs.infer import LayerMaps, infer, join
 from lightning_interp.graphs.options import GraphOptions
 from lightning_interp.probing.engine import SweepEngine
@@ -23,7 +27,6 @@ from lightning_interp.probing.placement import Placement, image_grid
 from lightning_interp.probing.ranks import Ranks
 from lightning_interp.probing.runner import Forward, prepare
 from lightning_interp.probing.session import probing
-from lightning_interp.probing.sweep import Progress
 from lightning_interp.probing.tap import tap
 
 
@@ -89,7 +92,7 @@ class GraphLearner(SweepEngine[GraphResult]):
         self.bank = LabelBank(LabelEncoder(probe, probe.mask_size), every_image_counts=True)
         self.grids: dict[str, Grid] = {}
         self.image_size = (0, 0)
-        self.learning: Progress | None = None
+        self.learning: Callable[[float, float], None] | None = None
 
     def describe(self, module: nn.Module, forward: Forward | None = None) -> dict[str, LayerInfo]:
         """As every engine; and check that each layer lies above the next, and what the maps will take.
@@ -138,7 +141,29 @@ class GraphLearner(SweepEngine[GraphResult]):
         meta: Mapping[str, Any],
     ) -> GraphResult:
         """What a finished study has learnt."""
-        return study.finished(self.settings() | {"num_skipped": len(skipped)}, seconds, meta)
+        figures = self._evaluate(study)
+        return study.finished(self.settings() | {"num_skipped": len(skipped)}, seconds, {**meta, "evaluation": figures})
+
+    def _evaluate(self, study: GraphStudy) -> dict[str, float]:
+        """Figures of filters and patterns against the landmarks, where the probe set has some."""
+        graph = study.graph
+        assert graph is not None
+        assert graph.learnt_from is not None
+        images = graph.learnt_from.images.tolist()
+        if not any(part_landmarks(self.probe, index) for index in images):
+            return {}
+        _, landmarks = landmark_table(self.probe, images)
+        columns = [column for column, each in enumerate(self.probe.concepts) if each.category == "part"]
+        covered = {name: self._covered(images, columns, grid) for name, grid in self.grids.items()} if columns else None
+        return evaluate_graph(graph, graph.learnt_from, landmarks, study.peaks, covered).scalars()
+
+    def _covered(self, images: Sequence[int], columns: Sequence[int], grid: Grid) -> Tensor:
+        size, found = self.probe.mask_size, []
+        for start in range(0, len(images), self.batch_size):
+            rows = images[start : start + self.batch_size]
+            self.bank.ensure(rows)
+            found.append(covered_cells(region_masks(self.bank.batch(rows), columns, size), grid.resized(size)))
+        return torch.cat(found)
 
     def settings(self) -> dict[str, Any]:
         """What the graph depends on, JSON-able."""
@@ -179,7 +204,7 @@ def explanatory_graph(
     num_workers: int = 0,
     max_samples: int | None = None,
     byte_budget: int = 2**31,
-    progress: Progress | None = None,
+    progress: Callable[[float, float], None] | None = None,
     **options: Any,
 ) -> GraphResult:
     """Learn the explanatory graph of a network outside of training: what the callback publishes.
@@ -194,7 +219,7 @@ def explanatory_graph(
         num_workers: Loader processes.
         max_samples: Use at most so many images.
         byte_budget: Bytes for the maps of all images.
-        progress: Called with steps of the learning done, and in all.
+        progress: Called with the work of the learning done, and in all.
         **options: As in :class:`~lightning_interp.graphs.options.GraphOptions`.
 
     Raises:

@@ -135,6 +135,15 @@ class GraphResult:
                 return each
         raise DatasetError(f"no layer '{layer}' in this graph; it has {', '.join(each.layer for each in self.layers)}")
 
+    def scalars(self) -> dict[str, float]:
+        """The evaluation's figures as ``<layer>/<quantity>``, ``<layer>/patterns`` and ``seconds``.
+
+        For the quantities see :class:`~lightning_interp.graphs.evaluation.LayerEvaluation`; they are there if the
+        images had landmarks of parts.
+        """
+        counts = {f"{each.layer}/patterns": float(len(each)) for each in self.layers}
+        return {**self.meta.get("evaluation", {}), **counts, "seconds": self.seconds}
+
     @property
     def names(self) -> Sequence[str]:
         """Module paths, top layer first."""

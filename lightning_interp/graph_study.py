@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_interp.data.loading import ProbeBatch, probe_batches
 from lightning_interp.errors import LayerError
+from lightning_interp.functional.part_location import Peaks, find_peaks
 from lightning_interp.graph_results import GraphResult
 from lightning_interp.graphs.infer import LayerMaps, infer, join
 from lightning_interp.graphs.learn import learn_graph
@@ -39,6 +40,7 @@ class GraphStudy(Study):
         self.maps: dict[str, list[Tensor]] = {}
         self.mirrored: dict[str, list[Tensor]] = {}
         self.graph: GraphResult | None = None
+        self.peaks: dict[str, Peaks] = {}
 
     def begin(self, num_images: int) -> Sequence[str]:
         """Make room."""
@@ -73,9 +75,14 @@ class GraphStudy(Study):
         with torch.no_grad():
             graph = learn_graph(layers, self.learner.options, total=self.ranks.sum, progress=self.learner.learning)
             own = infer(graph, layers, torch.tensor(self.images, dtype=torch.int64))
+        peaks = [find_peaks(each.maps) for each in layers]
         self.maps, self.mirrored = {}, {}
-        parts = self.ranks.agree(None, own if self.images else None)
-        self.graph = replace(graph, learnt_from=join([part for part in parts if part is not None]))
+        parts = [part for part in self.ranks.agree(None, (own, _on_cpu(peaks))) if len(part[0].images)]
+        order = torch.cat([part[0].images for part in parts]).argsort(stable=True)
+        self.graph = replace(graph, learnt_from=join([part[0] for part in parts]))
+        for place, each in enumerate(layers):
+            fields = zip(*(part[1][place] for part in parts), strict=True)
+            self.peaks[each.layer] = Peaks(*(torch.cat(values)[order] for values in fields))
 
     def finished(self, settings: Mapping[str, Any], seconds: float, meta: Mapping[str, Any]) -> GraphResult:
         """The graph, with what it depends on."""
@@ -120,6 +127,10 @@ class GraphStudy(Study):
                 "before the activation function, or behind a ReLU",
                 stacklevel=2,
             )
+
+
+def _on_cpu(peaks: Sequence[Peaks]) -> list[Peaks]:
+    return [Peaks(*(values.cpu() for values in each)) for each in peaks]
 
 
 class _Keeper:

@@ -25,8 +25,9 @@ MAY_IMPORT = {
     # Its methods look up what they do when they are called.
     "graph_results": {"functional", "graphs", "logging", "graph_engine", "data"},
     "graphs": {"graph_results", "functional"},
-    "graph_study": {"graph_engine", "graph_results", "graphs", "probing", "data"},
+    "graph_study": {"graph_engine", "graph_results", "graphs", "probing", "functional", "data"},
     "graph_engine": {"graph_study", "graph_results", "graphs", "probing", "functional", "data"},
+    "graph_synthesis": {"graph_engine", "graph_results", "graphs", "probing"},
     "modules": {"functional"},
     "part_sweep": {"parts", "probing", "metrics", "functional", "data"},
     "parts": {"part_sweep", "part_results", "probing", "functional", "data"},
@@ -42,7 +43,7 @@ MAY_IMPORT = {
     "_lightning": set(),
     "callbacks": {
         *("_lightning", "bias", "bias_results", "checks", "dissect", "losses", "results", "probing", "functional"),
-        *("parts", "part_results", "graph_engine", "graph_results", "graphs", "modules"),
+        *("parts", "part_results", "graph_engine", "graph_results", "graph_synthesis", "graphs"),
         *("data", "viz", "report", "logging"),
     },
     "cli": {

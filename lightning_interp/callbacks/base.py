@@ -32,11 +32,18 @@ SHARDED = {"FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"}
 
 @dataclass(frozen=True)
 class _Moment:
-    """When a probe is made: in which hook of which epoch, None before the first, and at which step."""
+    """When a probe is made: in which hook of which epoch, None before the first and after the last, at which step."""
 
     hook: str
     epoch: int | None
     step: int
+
+    @property
+    def folder(self) -> str:
+        """Where its files go."""
+        if self.epoch is None:
+            return "end" if self.hook == "on_fit_end" else "start"
+        return f"epoch_{self.epoch:04d}"
 
 
 class ProbeCallback(Callback, Generic[Result]):
@@ -217,7 +224,7 @@ class ProbeCallback(Callback, Generic[Result]):
 
     def _wants(self, trainer: Trainer, hook: str) -> bool:
         """Whether this callback probes in a hook that runs now."""
-        if not self._active:
+        if not self._active or hook == "on_fit_end":
             return False
         if hook == "on_train_start":
             return self.schedule.at_start and _is_first(trainer) and not is_trial(trainer)
@@ -270,6 +277,10 @@ class ProbeCallback(Callback, Generic[Result]):
                 break
         return found
 
+    def probe_at_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Probe after training, from ``on_fit_end``: scores go to the loggers directly, files to the folder ``end``."""
+        self._run(trainer, pl_module, _Moment("on_fit_end", None, trainer.global_step))
+
     def _run(self, trainer: Trainer, pl_module: LightningModule, now: "_Moment") -> None:
         result, epoch = self._find(trainer, pl_module, now), now.epoch
         if result is None:
@@ -282,8 +293,7 @@ class ProbeCallback(Callback, Generic[Result]):
             self.last_epoch = epoch
             # Equal on every process already; a maximum keeps them so, and Lightning from asking for a reduction.
             pl_module.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max", batch_size=1)
-        folder = "start" if epoch is None else f"epoch_{epoch:04d}"
-        self._publish(trainer, result, "validate" if trainer.state.fn == "validate" else folder)
+        self._publish(trainer, result, "validate" if trainer.state.fn == "validate" else now.folder)
 
     def _publish(self, trainer: Trainer, result: Result, folder: str) -> None:
         root = self._folder(trainer)

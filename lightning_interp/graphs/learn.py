@@ -26,7 +26,7 @@ def learn_graph(
     *,
     total: Sum = lambda values: values,
     byte_budget: int = BYTE_BUDGET,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[float, float], None] | None = None,
 ) -> GraphResult:
     """Learn the patterns and edges of some layers.
 
@@ -35,7 +35,7 @@ def learn_graph(
         options: How.
         total: Sum over the processes that share the images; what it returns must be the same on all of them.
         byte_budget: Bytes for intermediate values.
-        progress: Called with iterations done and iterations in all.
+        progress: Called after each iteration with the work done and the work in all.
 
     Returns:
         The graph, without ``learnt_from``; ``meta["history"]`` has by layer the log-likelihood at each iteration.
@@ -50,6 +50,7 @@ def learn_graph(
     found: list[PatternLayer] = []
     history: dict[str, list[float]] = {}
     above, scores = None, None
+    work = [_work(own, options, place) * options.iterations for place, own in enumerate(layers)]
     for place, own in enumerate(layers):
         own = own.facing(flip) if place else own
         task = _Task(own, options, place, count, total, byte_budget)
@@ -57,7 +58,7 @@ def learn_graph(
         for iteration in range(options.iterations):
             fit.step(iteration)
             if progress is not None:
-                progress(place * options.iterations + iteration + 1, len(layers) * options.iterations)
+                progress(sum(work[:place]) + work[place] * (iteration + 1) / options.iterations, sum(work))
         nodes = fit.nodes
         pose = None
         if not place:
@@ -73,6 +74,13 @@ def learn_graph(
     size = first.grid.rows.size, first.grid.columns.size
     settings = {"options": options.as_dict(), "num_images": count}
     return GraphResult(tuple(found), size, settings=settings, meta={"history": history})
+
+
+def _work(layer: LayerMaps, options: GraphOptions, place: int) -> float:
+    """What an iteration costs: multiplications of the E-step, but for a factor."""
+    height, width = layer.maps.shape[2:]
+    number = options.nodes(place, layer.layer, (height, width))
+    return float(min(layer.maps.shape[1], options.filters or layer.maps.shape[1]) * number * height * width)
 
 
 class _Task(NamedTuple):
