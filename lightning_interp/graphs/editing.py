@@ -11,8 +11,8 @@ from torch import Tensor
 from lightning_interp.errors import DatasetError
 from lightning_interp.graph_results import GraphResult, Inference, LayerPatterns, PatternLayer
 
-# Nearer to the border than this share of the side, a pattern may be one of the border (the published learner's rule).
-_BORDER = 0.1
+# So many labelled images weigh as much as the doubt without any.
+_PRIOR = 2
 # Pixels; what is expected by parents that never move differs by rounding only.
 _STILL = 1e-3
 
@@ -39,14 +39,14 @@ class DoubtfulPattern(RankedPattern):
     """A pattern, and what speaks against it.
 
     Args:
-        labelled: Images with a labelled part on which the filter responds at the pattern's position.
+        labelled: Images with a labelled part in which the pattern's score is above 0.
         outside: Share of these on which that position is not on the part; NaN where there are none.
         margin: Distance of its mean position from the nearest border, in sides of the image; below 0 outside.
         travel: Root mean square distance of its positions from their mean, in pixels; NaN where not known.
         agreement: Correlation in [-1, 1] of its displacements from image to image with those that its parents and
             the pose expect; NaN where nothing was expected to move.
-        doubt: In [0, 1], mean of what is known of three: how steady and near the border it is; share of the layer
-            with a higher score; share of the layer with a higher agreement.
+        doubt: In [0, 1], mean of the shares of the layer that score higher, agree more and travel more; of those of
+            the three that are known.
     """
 
     labelled: int
@@ -132,9 +132,8 @@ def rank_for_pruning(
 ) -> list[DoubtfulPattern]:
     """The patterns that were not pruned, in the order in which to look at them: most likely not on the part first.
 
-    With labelled images, by the share of them on which the pattern is outside the part, drawn towards one half by
-    Laplace's rule (one of one says less than three of three). Equals, and all patterns where nothing is labelled, are
-    in the order of their ``doubt``, which is a rule of thumb.
+    By the share of labelled images on which the pattern is outside the part, where its ``doubt``, a rule of thumb,
+    counts as much as two images; by the doubt alone if nothing is labelled.
 
     Args:
         graph: An explanatory graph.
@@ -151,12 +150,12 @@ def rank_for_pruning(
         raise DatasetError("this graph was kept without positions; give inference=, those in the labelled images")
     regions = {image: _region(image, part, graph.image_size) for image, part in (parts or {}).items()}
     found = [pattern for layer in graph.layers for pattern in _doubtful(graph, layer, inference, regions)]
-    return sorted(found, key=lambda pattern: (-_by_rule(pattern), -pattern.doubt))
+    return sorted(found, key=_likely_outside, reverse=True)
 
 
-def _by_rule(pattern: DoubtfulPattern) -> float:
+def _likely_outside(pattern: DoubtfulPattern) -> float:
     missed = pattern.outside * pattern.labelled if pattern.labelled else 0.0
-    return (missed + 1) / (pattern.labelled + 2)
+    return (missed + _PRIOR * pattern.doubt) / (pattern.labelled + _PRIOR)
 
 
 def _doubtful(
@@ -170,11 +169,8 @@ def _doubtful(
         labelled, outside = _misses(inference, layer.layer, regions, graph.image_size[1])
     size = torch.tensor(graph.image_size[::-1])
     margin = (torch.minimum(layer.position, size - 1 - layer.position) / size).amin(1)
-    near = (1 - margin / _BORDER).clamp(0, 1)
-    doubts = torch.stack(
-        [near * _share_above(travel).nan_to_num(1), _share_above(layer.score), _share_above(agreement)]
-    )
-    columns = (layer.score, labelled, outside, margin, travel, agreement, doubts.nanmean(0))
+    doubt = torch.stack([_share_above(each) for each in (layer.score, agreement, travel)]).nanmean(0)
+    columns = (layer.score, labelled, outside, margin, travel, agreement, doubt)
     rows = zip(layer.names(), graph.kept(layer.layer).tolist(), *(each.tolist() for each in columns), strict=True)
     return [
         DoubtfulPattern(name, layer.layer, row, *numbers) for row, (name, kept, *numbers) in enumerate(rows) if kept
@@ -244,6 +240,8 @@ def _within(points: Tensor, region: Tensor) -> Tensor:
 
 def _share_above(values: Tensor) -> Tensor:
     """``(V,)`` share of the other patterns with a larger value, equals counting half; NaN for values of NaN."""
+    # Sums of the same numbers in another order are equals too.
+    values = values.round(decimals=6)
     known = ~values.isnan()
     ordered = values[known].sort().values
     first, last = (torch.searchsorted(ordered, values, right=right) for right in (False, True))

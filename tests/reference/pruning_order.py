@@ -4,9 +4,9 @@ import math
 
 
 def share_above(value, values):
-    others = [other for other in values if not math.isnan(other)]
     if math.isnan(value):
         return math.nan
+    value, others = round(value, 6), [round(other, 6) for other in values if not math.isnan(other)]
     ahead = sum(other > value for other in others) + (sum(other == value for other in others) - 1) / 2
     return ahead / max(len(others) - 1, 1)
 
@@ -33,10 +33,11 @@ def doubts(graph, layer):
     found = []
     for (x, y), (travel, agreement), score in zip(layer.position.tolist(), motion, scores, strict=True):
         margin = min(x / width, y / height, (width - 1 - x) / width, (height - 1 - y) / height)
-        steady = share_above(travel, [each for each, _ in motion])
-        near = min(max(1 - margin / 0.1, 0), 1)
-        known = [near * (1 if math.isnan(steady) else steady), share_above(score, scores)]
-        loyal = share_above(agreement, [each for _, each in motion])
-        known += [] if math.isnan(loyal) else [loyal]
+        shares = [
+            share_above(score, scores),
+            share_above(agreement, [each for _, each in motion]),
+            share_above(travel, [each for each, _ in motion]),
+        ]
+        known = [share for share in shares if not math.isnan(share)]
         found.append((margin, travel, agreement, sum(known) / len(known)))
     return found
