@@ -1,7 +1,11 @@
 """Which few patterns and edges stand for a graph of thousands, and in which order they are drawn."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from lightning_interp.graph_results import GraphResult, PatternLayer
 
@@ -36,12 +40,12 @@ class Overview:
 
 
 def overview(graph: GraphResult, most: int = 9) -> Overview:
-    """Choose the strongest patterns that hang together, each filter once a layer; pruned ones never.
+    """Choose strong patterns that hang together, each filter once a layer; pruned ones never.
 
-    The top row has the highest scores of its layer. A row below has the highest products of a pattern's score and the
-    share of its displacement that parents in the row above predict; patterns without such parents come last, by score.
-    The top row is ordered by where its patterns lie in the image, the others by the mean place of their parents, which
-    keeps edges short.
+    The top row has the patterns that most hangs on: the highest sums, over their children, of score times weight. A
+    row below has the highest products of a pattern's score and the share of its displacement that parents in the row
+    above predict. Where nothing hangs together the scores alone decide. The top row is ordered by where its patterns
+    lie in the image, the others by the mean place of their parents, which keeps edges short.
 
     Args:
         graph: The graph.
@@ -52,9 +56,12 @@ def overview(graph: GraphResult, most: int = 9) -> Overview:
     for level, layer in enumerate(graph.layers):
         order = [pattern.row for pattern in graph.rank(layer.layer)]
         links = {row: _links(layer, row, rows[-1]) if level else {} for row in order}
-        value = {row: float(layer.score[row]) * sum(each.values()) for row, each in links.items()}
+        if level:
+            value = {row: float(layer.score[row]) * sum(each.values()) for row, each in links.items()}
+        else:
+            value = dict(enumerate(_hanging_on(graph).tolist()))
         # The sort is stable: equal ones stay in the order of their scores.
-        chosen = _each_filter_once(sorted(links, key=lambda row: -value[row]), layer, most)
+        chosen = each_filter_once(sorted(order, key=lambda row: -value[row]), layer)[:most]
         # Those without parents by where they are in the image, over the same range.
         across = (len(rows[-1]) if level else 1) / graph.image_size[1]
         place = {
@@ -69,17 +76,27 @@ def overview(graph: GraphResult, most: int = 9) -> Overview:
     return Overview(rows, edges)
 
 
+def each_filter_once(ranked: Sequence[int], layer: PatternLayer) -> list[int]:
+    """Of some patterns of a layer, best first, the best of each filter."""
+    first: dict[int, int] = {}
+    for row in ranked:
+        first.setdefault(int(layer.filter[row]), row)
+    return list(first.values())
+
+
+def _hanging_on(graph: GraphResult) -> Tensor:
+    """``(V,)`` float64, for the patterns of the top layer the sum of score times weight over their children."""
+    total = torch.zeros(len(graph.layers[0]), dtype=torch.float64)
+    for below in graph.layers[1:2]:
+        share = (below.score[:, None] * below.weight)[below.parents >= 0]
+        total.index_add_(0, below.parents[below.parents >= 0], share)
+    return total
+
+
 def _links(layer: PatternLayer, row: int, above: list[int]) -> dict[int, float]:
     """By place in the row above, the weights of a pattern's parents that are shown."""
     pairs = zip(layer.parents[row].tolist(), layer.weight[row].tolist(), strict=True)
     return {above.index(parent): weight for parent, weight in pairs if parent in above and weight > 0}
-
-
-def _each_filter_once(ranked: list[int], layer: PatternLayer, most: int) -> list[int]:
-    first: dict[int, int] = {}
-    for row in ranked:
-        first.setdefault(int(layer.filter[row]), row)
-    return list(first.values())[:most]
 
 
 def _mean_slot(links: dict[int, float]) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from io import BytesIO
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw
@@ -9,6 +10,7 @@ from PIL import Image, ImageDraw
 from lightning_interp.errors import DatasetError
 from lightning_interp.graph_results import GraphResult, Inference
 from lightning_interp.viz.gallery import scalable_font
+from lightning_interp.viz.graph_overview import each_filter_once
 from lightning_interp.viz.overlay import Picture
 from lightning_interp.viz.palette import EMPTY, INK, MUTED
 from lightning_interp.viz.text import clean
@@ -110,10 +112,19 @@ def cut_patch(picture: Picture, x: float, y: float, size: tuple[int, int], pixel
     return Image.fromarray(picture).resize((pixels, pixels), Image.Resampling.LANCZOS, box=box)
 
 
+def jpeg(picture: Picture, longest: int) -> bytes:
+    """A picture as JPEG of quality 80, its longer side at most ``longest`` pixels."""
+    shown = Image.fromarray(picture)
+    shown.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    file = BytesIO()
+    shown.save(file, format="JPEG", quality=80)
+    return file.getvalue()
+
+
 def node_patches(
     graph: GraphResult, layer: str, images: Images, *, patterns: int = 10, columns: int = 8, tile: int = 96
 ) -> Image.Image:
-    """Draw a layer's strongest patterns, one a row, with patches of the images that it is strongest in.
+    """Draw a layer's strongest patterns, the best of each filter, a row each of patches of its strongest images.
 
     The patches are cut around the unit that the pattern takes; at the border they are moved to stay whole. Places
     are grey where the pattern has no more images.
@@ -132,19 +143,22 @@ def node_patches(
     Raises:
         DatasetError: If the graph has no such layer, or does not hold where its patterns are.
     """
-    inference, ranked = learnt(graph), graph.rank(layer, patterns)
+    inference, own = learnt(graph), graph[layer]
+    # Patterns of one filter often find the same place.
+    rows = each_filter_once([pattern.row for pattern in graph.rank(layer)], own)[:patterns]
+    names = own.names()
     picture = cache(lambda row: picture_of_row(inference, images, row))
     pitch = _TITLE + tile + 8
     width = max(2 * _MARGIN + columns * (tile + _GAP) - _GAP, _NARROWEST)
-    page = Image.new("RGB", (width, _HEAD + pitch * len(ranked) + _MARGIN // 2), "white")
+    page = Image.new("RGB", (width, _HEAD + pitch * len(rows) + _MARGIN // 2), "white")
     draw = ImageDraw.Draw(page)
     _write(draw, 10, f"{clean(layer)}: the strongest part patterns", 15, INK)
-    note = f"{len(ranked)} of {len(graph[layer])}; each on the images where it is strongest, best on the left"
+    note = f"{len(rows)} of {len(own)}, the best of each filter; on the images where each is strongest"
     _write(draw, 34, note, 12, MUTED)
-    found = best_sights(inference, layer, [pattern.row for pattern in ranked], columns)
-    for i, (pattern, sights) in enumerate(zip(ranked, found, strict=True)):
+    for i, sights in enumerate(best_sights(inference, layer, rows, columns)):
         top = _HEAD + i * pitch
-        _write(draw, top, f"{clean(pattern.name)}   score {pattern.score:.2f} times the layer's mean", 13, INK)
+        score = float(own.score[rows[i]])
+        _write(draw, top, f"{clean(names[rows[i]])}   score {score:.2f} times the layer's mean", 13, INK)
         for slot in range(columns):
             shown = Image.new("RGB", (tile, tile), EMPTY)
             if slot < len(sights):

@@ -50,24 +50,31 @@ def planted():
 
 def test_the_strongest_that_hang_together_by_hand():
     view = overview(planted(), most=2)
-    # Above, filter 0 has its best pattern 0 at the right, filter 2 its best, 2, at the left.
-    assert view.rows[0] == [2, 0]
-    # Shown weight times score: pattern 0: 1.0, 1: 1.8, 2: 0.3, the others 0. Filter 1 gives pattern 1, filter 0 gives
-    # pattern 0; its parents are at the mean of both places, pattern 1's only at the right.
-    assert view.rows[1] == [0, 1]
-    assert [tuple(edge) for edge in view.edges] == [(1, 0, 1, 0.5), (1, 0, 0, 0.5), (1, 1, 1, 0.9)]
+    # On the patterns above hang .5 + 1.8 = 2.3, .2 + 2.7 + 4.5 + 2.8 = 10.2, .8 and 4.5 + 8 + 4.2 = 16.7: pattern 1
+    # is the best of filter 0, and left of pattern 3, the best of filter 2.
+    assert view.rows[0] == [1, 3]
+    # Score times shown weight: 0, .2, 2.7, 9, 8, 7. Pattern 2 is the best of filter 1, and its shown parent is on the
+    # left; pattern 3 is the best of filter 3, and its parents are at both places.
+    assert view.rows[1] == [2, 3]
+    assert [tuple(edge) for edge in view.edges] == [(1, 0, 0, 0.9), (1, 1, 0, 0.5), (1, 1, 1, 0.5)]
 
 
-def test_patterns_without_a_shown_parent_fill_the_row_by_score():
+def test_patterns_without_a_shown_parent_fill_the_row():
     view = overview(planted(), most=3)
-    assert set(view.rows[1]) == {0, 1, 3}
+    assert set(view.rows[1]) == {0, 2, 3}
+    assert not [edge for edge in view.edges if view.rows[1][edge.child] == 0]
+
+
+def test_without_edges_the_scores_decide():
+    assert set(overview(toy_graph(layers=1), most=1).rows[0]) == {toy_graph(layers=1).rank()[0].row}
 
 
 def test_pruned_patterns_are_left_out():
-    graph = planted().prune([f"{LAYERS[0]}/0/0", f"{LAYERS[1]}/0/0"])
+    graph = planted().prune([f"{LAYERS[0]}/2/1", f"{LAYERS[1]}/3/0"])
     view = overview(graph, most=9)
     assert set(view.rows[0]) == {1, 2}
-    assert set(view.rows[1]) == {2, 3}  # now pattern 2 leans on shown parents wholly
+    # Of filter 3 now pattern 5: it hangs on pattern 1 by .4, pattern 4 on none that is left.
+    assert set(view.rows[1]) == {0, 2, 5}
 
 
 def curves(figure):
