@@ -114,7 +114,7 @@ def test_summary_has_a_column_a_run_and_names_its_files():
 
 def test_recipe_trains_twice_and_compares(tmp_path, capsys, caplog, monkeypatch):
     monkeypatch.setattr(train, "LipstickNet", partial(LipstickNet, width=4))
-    arguments = f"--epochs 1 --faces 64 --probe-faces 8 --accelerator cpu --runs {tmp_path}"
+    arguments = f"--epochs 1 --faces 64 --probe-faces 8 --graph-faces 26 --accelerator cpu --runs {tmp_path}"
     with caplog.at_level("INFO"):
         train.main(arguments.split())
     said = capsys.readouterr().out
@@ -123,7 +123,7 @@ def test_recipe_trains_twice_and_compares(tmp_path, capsys, caplog, monkeypatch)
     assert len(re.findall(r"^(biased|repaired): No signal: ", said, re.MULTILINE)) == 2
     assert sum("bias: lipstick: no signal yet" in line for line in caplog.messages) == 2
     files = [Path(line.split(": ")[1]) for line in said.splitlines() if line.startswith("  ") and "interp" in line]
-    assert [path.name for path in files] == ["interventions.png", "report.html"] * 2
+    assert [path.name for path in files] == ["interventions.png", "report.html"] * 2 + ["graph.html"]
     assert all(path.is_file() for path in files)
     tags = {
         name: EventAccumulator(str(tmp_path / f"lipstick_{name}" / "version_0")).Reload().Tags()

@@ -138,7 +138,9 @@ def looks(run: Run) -> str:
     """Files worth opening."""
     folder = run.log / "interp"
     faces = folder / f"bias/epoch_{run.bias.meta['epoch']:04d}/interventions.png"
-    return f"Look at the {run.name} run:\n  faces, changed: {faces}\n  its units: {folder / 'dissect/report.html'}"
+    pages = {"its units": folder / "dissect/report.html", "its graph": folder / "graph/end/graph.html"}
+    lines = [f"  {name}: {page}" for name, page in pages.items() if page.exists()]
+    return "\n".join([f"Look at the {run.name} run:", f"  faces, changed: {faces}", *lines])
 
 
 def tensorboard(runs: Path) -> str:

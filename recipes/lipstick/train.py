@@ -6,10 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
 
-from lightning_interp import ContextBias, Every, NetworkDissection, RenderedFaces, RightReasons, diagnose
+from lightning_interp import (
+    ContextBias,
+    Every,
+    ExplanatoryGraph,
+    NetworkDissection,
+    RenderedFaces,
+    RightReasons,
+    diagnose,
+)
 from lightning_interp.bias_results import Score
 from lightning_interp.losses import ContextRandomiser
 from recipes.lipstick.module import CONTEXT, PLACE, REGION, TARGET, LipstickFaces, LipstickNet, lipstick_logits
@@ -22,6 +31,7 @@ REPAIRS = {
     "penalty": "gradients outside the mouth are penalised",
 }
 LAYER = "features.3"
+GRAPH_LAYERS = ["features.4", "features.3"]
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -37,7 +47,9 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     biased = run("biased", data, [], options)
     print(f"\nThe repaired run: the same, but {REPAIRS[options.repair]}", flush=True)
-    repaired = run("repaired", other, repair(options.repair), options)
+    # Patterns and edges of the network that is to be used, from faces without the bias.
+    graph = [ExplanatoryGraph(RenderedFaces(options.graph_faces), GRAPH_LAYERS)] if options.graph_faces else []
+    repaired = run("repaired", other, [*repair(options.repair), *graph], options)
     print(f"\n{summary(biased, repaired, options.runs)}")
     print(f"\nIn all: {time.perf_counter() - start:.0f} s, {time.process_time() - used:.0f} s of processor time")
 
@@ -52,13 +64,14 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--faces", type=int, default=4000, help="faces to train on")
     parser.add_argument("--probe-faces", type=int, default=256, help="faces to probe with")
+    parser.add_argument("--graph-faces", type=int, default=120, help="faces to learn the graph from; 0 for no graph")
     parser.add_argument("--rho", type=float, default=0.95, help="correlation of lipstick and make-up in training")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the TensorBoard log")
     parser.add_argument("--accelerator", default="auto")
     return parser.parse_args(args)
 
 
-def run(name: str, data: LipstickFaces, repairs: list[RightReasons], options: argparse.Namespace) -> Run:
+def run(name: str, data: LipstickFaces, others: list[Callback], options: argparse.Namespace) -> Run:
     """Train once, while the callbacks say what units detect and what the score depends on."""
     seed_everything(0)
     dissection, bias = watch(data, options)
@@ -66,7 +79,7 @@ def run(name: str, data: LipstickFaces, repairs: list[RightReasons], options: ar
         accelerator=options.accelerator,
         max_epochs=options.epochs,
         logger=TensorBoardLogger(options.runs, name=f"lipstick_{name}"),
-        callbacks=[dissection, bias, *repairs],
+        callbacks=[dissection, bias, *others],
         log_every_n_steps=10,
         enable_model_summary=False,
     )
