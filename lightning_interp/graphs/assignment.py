@@ -12,11 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp.errors import DatasetError
-from lightning_interp.functional.upsampling import Axis
 from lightning_interp.graph_results import LayerPatterns, PatternLayer
-
-# How far a point may lie from the centre of its unit, in steps of the grid: points are kept as float32.
-_OFF_CENTRE = 0.01
 
 
 class Synthesis(NamedTuple):
@@ -65,37 +61,38 @@ def valid_patterns(score: Tensor, share: float = 0.1, among: Tensor | None = Non
     return torch.zeros_like(counted, dtype=torch.bool).scatter_(1, best, True) & (counted > 0)
 
 
-def assigned_units(point: Tensor, valid: Tensor, layer: PatternLayer) -> Tensor:
-    """The units that patterns are assigned to: each pattern takes the unit of its filter at its place.
+def assigned_units(expected: Tensor, valid: Tensor, layer: PatternLayer, tau: float = 0.1) -> Tensor:
+    """The units that are assigned to valid patterns.
+
+    Each unit goes, as in the E-step, to the pattern of its filter that is most likely there, a normal distribution
+    about the place where the pattern is expected; or to none of them, if that is less likely than ``tau`` times a
+    uniform distribution over the image. What is meant by "assigned" is not said in the paper; to take of each pattern
+    the one unit that it is inferred at leaves hardly anything, for the best patterns of a filter take the same one.
 
     Args:
-        point: ``(N, V, 2)``, x and y of the unit that each pattern takes, in pixels of the image.
-        valid: ``(N, V)`` bool, patterns that count.
+        expected: ``(N, V, 2)``, x and y of where each pattern is expected, in pixels of the image.
+        valid: ``(N, V)`` bool, patterns that count; the others take units from them all the same.
         layer: The patterns.
+        tau: Density of the background, relative to a uniform one.
 
     Returns:
         ``(N, C, h, w)`` bool.
-
-    Raises:
-        DatasetError: If a point that counts is not at a unit of the layer's map.
     """
-    image, pattern = valid.nonzero(as_tuple=True)
-    x, y = point[image, pattern].double().unbind(-1)
-    size = (len(point), len(layer.scale), layer.grid.rows.length, layer.grid.columns.length)
-    units = torch.zeros(size, dtype=torch.bool, device=point.device)
-    rows, columns = _unit(y, layer.grid.rows, layer.layer), _unit(x, layer.grid.columns, layer.layer)
-    units[image, layer.filter.to(point.device)[pattern], rows, columns] = True
-    return units
-
-
-def _unit(position: Tensor, axis: Axis, layer: str) -> Tensor:
-    """``(K,)`` int64, numbers of the values at these pixel positions."""
-    exact = (position - axis.first) / axis.step
-    unit = exact.round()
-    # Negated, so that NaN is refused too.
-    if not ((exact - unit).abs().le(_OFF_CENTRE) & (unit >= 0) & (unit < axis.length)).all():
-        raise DatasetError(f"these points are not at units of layer '{layer}'; give its own patterns")
-    return unit.long()
+    rows, columns = layer.grid.rows, layer.grid.columns
+    device, shape = expected.device, (len(layer.scale), rows.length * columns.length)
+    y, x = (torch.tensor(axis.anchors, dtype=torch.float64, device=device) for axis in (rows, columns))
+    variance, owner = layer.width.to(device)[:, None].square(), layer.filter.to(device)[:, None].expand(-1, shape[1])
+    background = math.log(2 * math.pi * tau / (rows.size * columns.size))
+    units = []
+    # An image at a time: every pattern is asked about every unit.
+    for places, counts in zip(expected.double(), valid, strict=True):
+        apart = (y - places[:, 1:]).square()[:, :, None] + (x - places[:, :1]).square()[:, None]
+        density = -apart.flatten(1) / (2 * variance) - variance.log()
+        best = torch.full(shape, background, dtype=torch.float64, device=device)
+        best = best.scatter_reduce(0, owner, density, "amax")
+        taken = (density >= best.gather(0, owner)) & counts[:, None]
+        units.append(torch.zeros(shape, device=device).scatter_reduce(0, owner, taken.float(), "amax") > 0)
+    return torch.stack(units).reshape(len(expected), shape[0], rows.length, columns.length)
 
 
 @torch.no_grad()
@@ -119,18 +116,18 @@ def synthesise(
         patterns: Its patterns in these images.
         share: Share of an image's patterns that are valid.
         among: ``(V,)`` bool, patterns that were not pruned: ``graph.kept(layer.layer)``; None for all.
-        mirrored: ``(N,)`` bool, images of which the maps are those of the mirror image, ``Inference.mirrored``. Points
-            are those of the image as it is, and so are the images drawn. None for no image.
+        mirrored: ``(N,)`` bool, images of which the maps are those of the mirror image, ``Inference.mirrored``. Places
+            are those in the image as it is, and so are the images drawn. None for no image.
 
     Raises:
         DatasetError: If the maps are not of the layer's size or not as many as the patterns' images.
     """
     _check_maps(maps, layer, len(patterns.point))
     turned = torch.zeros(len(maps), dtype=torch.bool) if mirrored is None else mirrored.cpu()
-    point = patterns.point.clone()
-    point[turned, :, 0] = layer.grid.columns.size - 1 - point[turned, :, 0]
+    expected = patterns.expected.clone()
+    expected[turned, :, 0] = layer.grid.columns.size - 1 - expected[turned, :, 0]
     valid = valid_patterns(patterns.score, share, among)
-    left = maps * assigned_units(point, valid, layer).to(maps.device)
+    left = maps * assigned_units(expected, valid, layer).to(maps.device)
     active, whole = (each.clamp(min=0).flatten(1).sum(1) for each in (left, maps))
     mirror = turned.to(maps.device)[:, None, None, None]
     drawn = [decoder(each) for each in (maps, left, torch.zeros_like(maps))]
