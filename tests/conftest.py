@@ -13,6 +13,7 @@ import torch._dynamo
 
 # Imported here, for Lightning and dynamo set environment variables of their own when they are.
 import lightning_interp  # noqa: F401
+import tests.helpers.quick  # noqa: F401 - for what it changes
 
 ROOT = Path(__file__).parents[1]
 # Lightning sets these for the rest of the process.

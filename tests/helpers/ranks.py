@@ -12,6 +12,8 @@ from datetime import timedelta
 from multiprocessing.connection import wait
 from typing import Any
 
+import tests.helpers.quick  # noqa: F401 - every rank writes as this process reads
+
 # One server imports the heavy packages once; every rank is then a fork of it, without threads to inherit.
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(["lightning_interp", "tests.helpers.lightning"])
