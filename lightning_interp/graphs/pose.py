@@ -74,9 +74,9 @@ def sways(mass: Tensor, pull: Tensor, pose: Tensor, width: Tensor, penalty: floa
         penalty: Inverse variance of the elements of A_V.
         total: Sum over processes.
     """
-    count, number = pose.shape
+    number = pose.shape[1]
     shape = mass.shape[1:]
-    outer = (pose[:, :, None] * pose[:, None]).view(count, -1)
+    outer = (pose[:, :, None] * pose[:, None]).flatten(1)
     scale = total((mass.double().flatten(1).T @ outer).view(*shape, number, number))
     force = total((pull.double().flatten(1).T @ pose).view(*shape, 2, number))
     ridge = penalty * width.double().square()[..., None, None] * torch.eye(number, device=pose.device)

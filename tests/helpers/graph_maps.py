@@ -14,7 +14,7 @@ def grid_of(height, width, stride):
 
 
 def blobs(places, grid, width):
-    """``(N, C, h, w)``: filter c of image i fires in a bump around each of ``places[i, c]``, ``(N, C, P, 2)`` pixels."""
+    """``(N, C, h, w)``: filter c of image i fires around each of ``places[i, c]``, ``(N, C, P, 2)`` in pixels."""
     x, y = (torch.tensor(axis.anchors) for axis in (grid.columns, grid.rows))
     gx = torch.exp(-0.5 * ((x - places[..., :1]) / width) ** 2)
     gy = torch.exp(-0.5 * ((y - places[..., 1:]) / width) ** 2)

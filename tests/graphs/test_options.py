@@ -1,0 +1,58 @@
+"""Options: what is out of range is named, and how many patterns a filter has."""
+
+import json
+import math
+
+import pytest
+
+from lightning_interp.errors import LayerError
+from lightning_interp.graphs.options import GraphOptions
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"patterns": 0}, "patterns must be a whole number of at least 1, got 0"),
+        ({"patterns": [3, 0]}, "patterns must be a whole number of at least 1, got 0"),
+        ({"filters": 0}, "filters must be a whole number of at least 1"),
+        ({"iterations": 0}, "iterations must be"),
+        ({"iterations": 2.5}, r"iterations must be a whole number of at least 1, got 2\.5"),
+        ({"parents": 0}, "parents must be"),
+        ({"parents": 20, "candidates": 10}, "candidates must be a whole number of at least 20, got 10"),
+        ({"pose": -1}, "pose must be a whole number of at least 0, got -1"),
+        ({"sigma": 0}, "sigma must be positive, got 0"),
+        ({"deformation": -0.1}, "deformation must be positive"),
+        ({"window": math.inf}, "window must be positive"),
+        ({"sigma": math.nan}, "sigma must be positive, got nan"),
+        ({"tau": -1}, "tau must be at least 0, got -1"),
+        ({"background": math.nan}, "background must be at least 0, got nan"),
+        ({"ridge": -1}, "ridge must be"),
+        ({"spreads": (0.5, 0.1)}, "spreads must be two positive numbers, the smaller first"),
+        ({"spreads": (0, 0.1)}, "spreads must be"),
+    ],
+)
+def test_values_out_of_range_are_named(option, message):
+    with pytest.raises(ValueError, match=message):
+        GraphOptions(**option)
+
+
+def test_patterns_by_default_are_those_of_the_paper():
+    numbers = {32: 52, 28: 40, 16: 26, 14: 20, 8: 13, 7: 10}
+    assert {side: GraphOptions().nodes(0, "conv", (side, side)) for side in numbers} == numbers
+
+
+def test_patterns_by_layer():
+    options = GraphOptions(patterns=[3, 5])
+    assert [options.nodes(place, "conv", (4, 4)) for place in (0, 1)] == [3, 5]
+    assert GraphOptions(patterns=4).nodes(7, "conv", (4, 4)) == 4
+    with pytest.raises(LayerError, match="patterns has 2 numbers; layer 'conv' is number 3"):
+        options.nodes(2, "conv", (4, 4))
+    with pytest.raises(LayerError, match="layer 'conv': 5 patterns a filter, but its maps have 4 units"):
+        options.nodes(1, "conv", (2, 2))
+
+
+def test_options_survive_json():
+    options = GraphOptions(patterns=[3, 5], window=0.2)
+    assert GraphOptions(**json.loads(json.dumps(options.as_dict()))).as_dict() == json.loads(
+        json.dumps(options.as_dict())
+    ) | {"spreads": [0.03, 0.5]}
