@@ -15,6 +15,7 @@ import torch
 from lightning_interp._extras import require
 from lightning_interp._lightning import LightningDataModule, LightningModule, Trainer, cli_package
 from lightning_interp.callbacks.dissection import NetworkDissection
+from lightning_interp.cli_graph import run_graph
 from lightning_interp.errors import InterpError
 from lightning_interp.logging.files import save_result
 from lightning_interp.report.console import unit_lines
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
 _ABOUT = (
     "Network Dissection with PyTorch Lightning: which units of a network detect which concepts. Train with "
-    "'fit --config CONFIG', then 'dissect --config CONFIG --ckpt FILE'. A config is code: it names classes that are "
-    "imported and called, so run only those you trust."
+    "'fit --config CONFIG', then 'dissect --config CONFIG --ckpt FILE'; 'graph --help' tells what can be done with a "
+    "saved explanatory graph. A config is code: it names classes that are imported and called, so run only those you "
+    "trust."
 )
 
 
@@ -140,10 +142,15 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0, or 2 after an error of this package, told in one line.
     """
     sys.path.append(os.getcwd())
+    given = list(sys.argv[1:] if args is None else args)
     try:
+        # A saved graph needs no config, and no jsonargparse.
+        if given[:1] == ["graph"] and "--config" not in given:
+            run_graph(given[1:])
+            return 0
         command_line()(
             trainer_class=DissectionTrainer,
-            args=None if args is None else list(args),
+            args=None if args is None else given,
             parser_kwargs={"prog": "lightning-interp", "description": _ABOUT},
             save_config_kwargs={"overwrite": True},
         )
