@@ -55,11 +55,11 @@ def overview(graph: GraphResult, most: int = 9) -> Overview:
     edges: list[OverviewEdge] = []
     for level, layer in enumerate(graph.layers):
         order = [pattern.row for pattern in graph.rank(layer.layer)]
-        links = {row: _links(layer, row, rows[-1]) if level else {} for row in order}
+        links = _links(layer, rows[-1] if level else [])
         if level:
-            value = {row: float(layer.score[row]) * sum(each.values()) for row, each in links.items()}
+            value = [score * sum(each.values()) for score, each in zip(layer.score.tolist(), links, strict=True)]
         else:
-            value = dict(enumerate(_hanging_on(graph).tolist()))
+            value = _hanging_on(graph).tolist()
         # The sort is stable: equal ones stay in the order of their scores.
         chosen = each_filter_once(sorted(order, key=lambda row: -value[row]), layer)[:most]
         # Those without parents by where they are in the image, over the same range.
@@ -79,8 +79,9 @@ def overview(graph: GraphResult, most: int = 9) -> Overview:
 def each_filter_once(ranked: Sequence[int], layer: PatternLayer) -> list[int]:
     """Of some patterns of a layer, best first, the best of each filter."""
     first: dict[int, int] = {}
+    filters = layer.filter.tolist()
     for row in ranked:
-        first.setdefault(int(layer.filter[row]), row)
+        first.setdefault(filters[row], row)
     return list(first.values())
 
 
@@ -93,10 +94,13 @@ def _hanging_on(graph: GraphResult) -> Tensor:
     return total
 
 
-def _links(layer: PatternLayer, row: int, above: list[int]) -> dict[int, float]:
-    """By place in the row above, the weights of a pattern's parents that are shown."""
-    pairs = zip(layer.parents[row].tolist(), layer.weight[row].tolist(), strict=True)
-    return {above.index(parent): weight for parent, weight in pairs if parent in above and weight > 0}
+def _links(layer: PatternLayer, above: list[int]) -> list[dict[int, float]]:
+    """For each pattern, by place in the row above, the weights of its parents that are shown."""
+    slots = {row: slot for slot, row in enumerate(above)}
+    return [
+        {slots[parent]: share for parent, share in zip(*pair, strict=True) if parent in slots and share > 0}
+        for pair in zip(layer.parents.tolist(), layer.weight.tolist(), strict=True)
+    ]
 
 
 def _mean_slot(links: dict[int, float]) -> float:

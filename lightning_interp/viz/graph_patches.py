@@ -59,14 +59,11 @@ def learnt(graph: GraphResult) -> Inference:
 
 def best_sights(inference: Inference, layer: str, patterns: Sequence[int], count: int) -> list[list[Sight]]:
     """For each of some patterns the images where its S is highest, best first; those where it is silent never."""
-    found = inference[layer]
-    scores = found.score[:, list(patterns)]
-    values, rows = scores.sort(dim=0, descending=True, stable=True)
-    sights = []
-    for pattern, value, row in zip(patterns, values[:count].T.tolist(), rows[:count].T.tolist(), strict=True):
-        places = found.point[row, pattern].tolist()
-        sights.append([Sight(r, x, y, v) for r, (x, y), v in zip(row, places, value, strict=True) if v > 0])
-    return sights
+    found, chosen = inference[layer], list(patterns)
+    values, rows = (each[:count] for each in found.score[:, chosen].sort(dim=0, descending=True, stable=True))
+    places = found.point[rows, chosen]
+    columns = zip(*(each.transpose(0, 1).tolist() for each in (rows, places, values)), strict=True)
+    return [[Sight(r, x, y, v) for r, (x, y), v in zip(*each, strict=True) if v > 0] for each in columns]
 
 
 def picture_of_row(inference: Inference, images: Images, row: int) -> Picture:
