@@ -33,7 +33,6 @@ class Drawn(NamedTuple):
     made: Synthesis
 
 
-@torch.no_grad()
 def check_decoder(decoder: nn.Module, learner: GraphLearner) -> str:
     """The layer that a decoder draws from: the first whose maps it takes.
 
@@ -48,7 +47,8 @@ def check_decoder(decoder: nn.Module, learner: GraphLearner) -> str:
     reasons = []
     for name, info in learner.infos.items():
         try:
-            drawn = decoder(torch.zeros(1, info.units, info.height, info.width).to(parameter))
+            with probing(decoder):
+                drawn = decoder(torch.zeros(1, info.units, info.height, info.width).to(parameter))
         except Exception as error:  # The decoder is the user's: anything may go wrong in it.
             reasons.append(f"{name}: {error}")
             continue

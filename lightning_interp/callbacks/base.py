@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 from torch import Tensor
 
 from lightning_interp._lightning import Callback, LightningModule, Trainer, rank_zero_info, rank_zero_warn
+from lightning_interp.callbacks.network import back_on_device, quiet, validated
 from lightning_interp.errors import ProbeError
 from lightning_interp.logging.adapters import shows, write
 from lightning_interp.logging.artifacts import Artifact, CustomScalars, Scalars, safe_tag
@@ -26,7 +26,6 @@ Result = TypeVar("Result")
 Output = tuple[type[Artifact], Callable[[], Artifact]]
 Charts = dict[str, tuple[str, Sequence[str]]]
 
-_LOGGING = ("log", "log_dict")
 SHARDED = {"FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"}
 
 
@@ -65,9 +64,11 @@ class ProbeCallback(Callback, Generic[Result]):
 
     Attributes:
         engine: What probes, if it can share its sweeps; None for a callback that overrides :meth:`probe`.
+        at_end_only: Whether it probes after the training alone, from ``on_fit_end``.
     """
 
     engine: SweepEngine[Result] | None = None
+    at_end_only = False
 
     def __init__(
         self, name: str, schedule: Every, on_error: Literal["warn", "raise"] = "warn", timeout: float = 600.0
@@ -105,6 +106,9 @@ class ProbeCallback(Callback, Generic[Result]):
         """Probe once: the same result on every process, or None if it was stopped."""
         assert self.engine is not None
         return self.engine(module, ranks=ranks, forward=forward, should_stop=should_stop, meta=meta)
+
+    def follow_up(self, result: Result, module: LightningModule, forward: Callable[[Tensor], Any]) -> None:
+        """Do what else needs the network as it was probed; on every process, but no collective."""
 
     @abstractmethod
     def scalars(self, result: Result) -> dict[str, float]:
@@ -147,7 +151,8 @@ class ProbeCallback(Callback, Generic[Result]):
         twins = [c for c in self._together if c.name == self.name and c is not self]
         if twins:
             raise ProbeError(f"two callbacks are named '{self.name}'; give one of them another name=")
-        averaging = [c for c in callbacks if "WeightAveraging" in base_names(c)]
+        # After training, the averaged weights are the network's.
+        averaging = [c for c in callbacks if "WeightAveraging" in base_names(c) and not self.at_end_only]
         if averaging and self in callbacks and callbacks.index(self) > callbacks.index(averaging[0]):
             rank_zero_warn(
                 f"{self.name}: listed after {type(averaging[0]).__name__}, so it probes the raw weights while "
@@ -179,8 +184,8 @@ class ProbeCallback(Callback, Generic[Result]):
         self._ranks = Ranks.connect(timedelta(seconds=self.timeout))
         error: Exception | None = None
         try:
-            with same_random_state(), _quiet(pl_module):
-                self.prepare(pl_module, _forward(trainer, pl_module))
+            with same_random_state(), quiet(pl_module):
+                self.prepare(pl_module, validated(trainer, pl_module))
         except Exception as caught:
             error = caught
         self._ranks.agree(error)
@@ -243,20 +248,24 @@ class ProbeCallback(Callback, Generic[Result]):
             return waiting[1]
         group = [self, *self._sharing(trainer, now.hook)]
         metas = [{"epoch": now.epoch, "global_step": now.step, "name": each.name} for each in group]
-        forward = _forward(trainer, pl_module)
-        with _quiet(pl_module):
+        forward = validated(trainer, pl_module)
+        with quiet(pl_module):
             if len(group) == 1:
-                return self.probe(pl_module, forward, self._ranks, lambda: trainer.received_sigterm, metas[0])
-            found = measure_together(
-                [each.engine for each in group if each.engine is not None],
-                pl_module,
-                self._ranks,
-                metas,
-                forward=forward,
-                should_stop=lambda: trainer.received_sigterm,
-            )
-        if found is None:
-            return None
+                alone = self.probe(pl_module, forward, self._ranks, lambda: trainer.received_sigterm, metas[0])
+                found = None if alone is None else [alone]
+            else:
+                found = measure_together(
+                    [each.engine for each in group if each.engine is not None],
+                    pl_module,
+                    self._ranks,
+                    metas,
+                    forward=forward,
+                    should_stop=lambda: trainer.received_sigterm,
+                )
+            if found is None:
+                return None
+            for each, result in zip(group, found, strict=True):
+                each.follow_up(result, pl_module, forward)
         own: Result = found[0]
         for other, result in zip(group[1:], found[1:], strict=True):
             other._waiting = now, result
@@ -279,7 +288,8 @@ class ProbeCallback(Callback, Generic[Result]):
 
     def probe_at_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe after training, from ``on_fit_end``: scores go to the loggers directly, files to the folder ``end``."""
-        self._run(trainer, pl_module, _Moment("on_fit_end", None, trainer.global_step))
+        with back_on_device(trainer, pl_module):
+            self._run(trainer, pl_module, _Moment("on_fit_end", None, trainer.global_step))
 
     def _run(self, trainer: Trainer, pl_module: LightningModule, now: "_Moment") -> None:
         result, epoch = self._find(trainer, pl_module, now), now.epoch
@@ -372,30 +382,3 @@ def _acts(callback: object, hook: str) -> bool:
 def _monitors(callback: object, prefix: str) -> bool:
     monitored = str(getattr(callback, "monitor", "") or "")
     return "EarlyStopping" in base_names(callback) and monitored.startswith(prefix)
-
-
-def _forward(trainer: Trainer, pl_module: LightningModule) -> Callable[[Tensor], Any]:
-    """The network as validation runs it: the unwrapped module under the trainer's precision."""
-    plugin = trainer.precision_plugin
-
-    def forward(images: Tensor) -> Any:
-        with plugin.forward_context():
-            return pl_module(plugin.convert_input(images))
-
-    return forward
-
-
-@contextmanager
-def _quiet(pl_module: LightningModule) -> Iterator[None]:
-    """Keep a ``forward`` that logs from logging the probe's images as if they were the user's."""
-    modules = [m for m in pl_module.modules() if "LightningModule" in base_names(m)]
-    kept = [(m, {name: m.__dict__[name] for name in _LOGGING if name in m.__dict__}) for m in modules]
-    try:
-        for module in modules:
-            module.__dict__.update(dict.fromkeys(_LOGGING, lambda *args, **kwargs: None))
-        yield
-    finally:
-        for module, own in kept:
-            for name in _LOGGING:
-                module.__dict__.pop(name, None)
-            module.__dict__.update(own)

@@ -1,7 +1,7 @@
 """The explanatory graph of the trained network: which part patterns its filters mix, and which fire together."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,6 @@ from lightning_interp.graphs.options import GraphOptions
 from lightning_interp.logging.artifacts import Figure, Image, Table
 from lightning_interp.logging.decoder_files import load_decoder
 from lightning_interp.probing.placement import Placement
-from lightning_interp.probing.ranks import Ranks
 from lightning_interp.report.graph_page import write_graph_page
 from lightning_interp.schedule import Every
 from lightning_interp.viz.graph_drawing import draw_graph
@@ -127,11 +126,12 @@ class ExplanatoryGraph(ProbeCallback[GraphResult]):
             on_bad_image=on_bad_image,
             loader_timeout=loader_timeout,
         )
-        self._drawn: Drawn | None = None
+        self.drawn: Drawn | None = None
 
     def prepare(self, module: LightningModule, forward: Callable[[Tensor], Any]) -> None:
         """Check layers, their order and what they will take."""
         self.learner.describe(module, forward)
+        self.learner.learning = _Progress(self.name)
         if self.decoder is not None:
             check_decoder(self.decoder, self.learner)
 
@@ -145,22 +145,12 @@ class ExplanatoryGraph(ProbeCallback[GraphResult]):
         # A trial run probes one batch, from which no graph can be learnt.
         return not self.at_end_only and not is_trial(trainer) and super()._wants(trainer, hook)
 
-    def probe(
-        self,
-        module: LightningModule,
-        forward: Callable[[Tensor], Any],
-        ranks: Ranks,
-        should_stop: Callable[[], bool],
-        meta: Mapping[str, Any],
-    ) -> GraphResult | None:
-        """Learn once, telling how long it will take; then draw from the maps, while the network is as it was."""
-        self.learner.learning = _Progress(self.name)
-        graph = super().probe(module, forward, ranks, should_stop, meta)
-        self._drawn = None
-        if graph is not None and self.decoder is not None and ranks.rank == 0:
+    def follow_up(self, result: GraphResult, module: LightningModule, forward: Callable[[Tensor], Any]) -> None:
+        """Draw from the maps of some images; be ready to tell how long the next graph takes."""
+        self.learner.learning, self.drawn = _Progress(self.name), None
+        if self.decoder is not None and self._ranks.rank == 0:
             with self._guard("synthesis"):
-                self._drawn = draw_images(self.decoder, graph, self.learner, module, forward)
-        return graph
+                self.drawn = draw_images(self.decoder, result, self.learner, module, forward)
 
     def scalars(self, result: GraphResult) -> dict[str, float]:
         """The result's scalars."""
@@ -185,8 +175,8 @@ class ExplanatoryGraph(ProbeCallback[GraphResult]):
             yield Image, partial(self._patches, f"{tag}/patches", result, layer)
             if result.meta.get("evaluation"):
                 yield Table, partial(self._table, f"{tag}/table", result, layer)
-        if self._drawn is not None:
-            yield Image, partial(self._synthesis, self._drawn)
+        if self.drawn is not None:
+            yield Image, partial(self._synthesis, self.drawn)
         if available("matplotlib"):
             yield Figure, lambda: Figure(f"{self.name}/drawn", draw_graph(result, self._picture))
             assert result.learnt_from is not None
@@ -213,7 +203,9 @@ class ExplanatoryGraph(ProbeCallback[GraphResult]):
                     f"{found[f'{layer}/instability_raw']:.3f}, of the patterns held still "
                     f"{found[f'{layer}/instability_frozen']:.3f}"
                 )
-        rank_zero_info(f"{self.name}: {sum(map(len, result.layers))} patterns; browse them in {folder / 'end' / PAGE}")
+        page = folder / "end" / PAGE
+        where = f"; browse them in {page}" if page.exists() else ""
+        rank_zero_info(f"{self.name}: {sum(map(len, result.layers))} patterns{where}")
 
     def _patches(self, tag: str, result: GraphResult, layer: str) -> Image:
         return Image(tag, node_patches(result, layer, self._picture))
