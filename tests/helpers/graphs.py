@@ -4,13 +4,26 @@ import dataclasses
 
 import torch
 
+from lightning_interp.callbacks.explanatory_graph import ExplanatoryGraph
 from lightning_interp.functional.upsampling import Axis, Grid
 from lightning_interp.graph_results import GraphResult, Inference, LayerPatterns, PatternLayer
+from lightning_interp.graphs.options import GraphOptions
+from tests.helpers.parts import SpotProbe
 
 LAYERS = ("features.12", "features.8", "features.4")
 IMAGE_SIZE = (64, 96)
 FILTERS = ((0, 0, 2, 2), (0, 1, 1, 3, 3, 3), (1, 1, 2, 2, 2, 4, 5, 5))
 STRIDES = (16, 8, 4)
+
+TRAINED = ("features.5", "features.2")
+"""Layers of ``tests.helpers.lightning.make_module``."""
+
+
+def make_explanation(probe=None, layers=TRAINED, graph=None, kind=ExplanatoryGraph, **options):
+    """A callback for small trainings; ``graph`` are options of the graph."""
+    learning = {"patterns": 2, "parents": 3, "candidates": 6, "iterations": 4} | (graph or {})
+    probe = SpotProbe(12, side=24) if probe is None else probe
+    return kind(probe, layers, options=GraphOptions(**learning), **{"batch_size": 5} | options)
 
 
 def toy_graph(layers=3, images=6, parents=2, poses=0, learnt=True, seed=0):
