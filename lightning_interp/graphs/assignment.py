@@ -21,6 +21,8 @@ class Synthesis(NamedTuple):
     Attributes:
         full: ``(N, 3, H, W)`` float32, from the whole map.
         kept: ``(N, 3, H, W)`` float32, from the units assigned to valid patterns, all others set to zero.
+        chance: ``(N, 3, H, W)`` float32, from as many active units of the image, drawn by chance: what ``kept`` has to
+            beat for the patterns to say more than any few units do.
         blank: ``(N, 3, H, W)`` float32, from a map of zeros: what the decoder draws of an image that it knows nothing
             of. Only what differs from it comes from the map.
         share: ``(N,)`` float32, share of the summed positive responses that is kept; NaN where there are none.
@@ -28,6 +30,7 @@ class Synthesis(NamedTuple):
 
     full: Tensor
     kept: Tensor
+    chance: Tensor
     blank: Tensor
     share: Tensor
 
@@ -106,7 +109,7 @@ def synthesise(
     among: Tensor | None = None,
     mirrored: Tensor | None = None,
 ) -> Synthesis:
-    """Draw images from their maps: whole, and with the units of valid patterns alone.
+    """Draw images from their maps: whole, and with the units of valid patterns alone, beside references.
 
     Args:
         decoder: From maps ``(N, C, h, w)`` to images ``(N, 3, H, W)``, in eval mode and on the device of the maps; see
@@ -130,9 +133,16 @@ def synthesise(
     left = maps * assigned_units(expected, valid, layer).to(maps.device)
     active, whole = (each.clamp(min=0).flatten(1).sum(1) for each in (left, maps))
     mirror = turned.to(maps.device)[:, None, None, None]
-    drawn = [decoder(each) for each in (maps, left, torch.zeros_like(maps))]
-    full, kept, blank = (torch.where(mirror, each.flip(-1), each) for each in drawn)
-    return Synthesis(full, kept, blank, active / whole)
+    drawn = [decoder(each) for each in (maps, left, maps * _as_many(maps > 0, left > 0), torch.zeros_like(maps))]
+    full, kept, chance, blank = (torch.where(mirror, each.flip(-1), each) for each in drawn)
+    return Synthesis(full, kept, chance, blank, active / whole)
+
+
+def _as_many(active: Tensor, kept: Tensor) -> Tensor:
+    """``(N, C, h, w)`` bool: of each image's active units as many as were kept, the same ones at every call."""
+    order = torch.rand(active.shape, generator=torch.Generator().manual_seed(0)).to(active.device)
+    rank = (order * active).flatten(1).argsort(dim=1, descending=True).argsort(dim=1)
+    return (rank < kept.flatten(1).sum(1, keepdim=True)).view_as(active) & active
 
 
 def _check_maps(maps: Tensor, layer: PatternLayer, images: int) -> None:

@@ -30,7 +30,7 @@ def synthesis_gallery(layer: str, images: Tensor, drawn: Mapping[str, Tensor], *
         images: ``(N, 3, H, W)``, uint8 or float in [0, 1].
         drawn: By column, ``(N, 3, H, W)`` float in [0, 1], cut where it leaves this range. Of the
             :class:`~lightning_interp.graphs.assignment.Synthesis` of a layer for instance ``{"whole map": made.full,
-            "valid patterns": made.kept, "nothing": made.blank}``.
+            "valid patterns": made.kept, "as many units by chance": made.chance, "map of zeros": made.blank}``.
         tile: Longer side of an image as drawn, in pixels.
 
     Returns:

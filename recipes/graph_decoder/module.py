@@ -43,7 +43,7 @@ class LayerDecoder(LightningModule):
         network: LightningModule,
         layer: str,
         checkpoint: str | None = None,
-        width: int = 48,
+        width: int = 32,
         fewest: float = 0.003,
         lr: float = 4e-3,
     ) -> None:
@@ -142,9 +142,9 @@ class ProbeImages(LightningDataModule):
         batch_size: Images in a batch.
     """
 
-    def __init__(self, train: ProbeSet | None = None, val: ProbeSet | None = None, batch_size: int = 64) -> None:
+    def __init__(self, train: ProbeSet | None = None, val: ProbeSet | None = None, batch_size: int = 32) -> None:
         super().__init__()
-        self.train, self.val = train or RenderedFaces(2000, seed=1), val or RenderedFaces(500, seed=2)
+        self.train, self.val = train or RenderedFaces(1000, seed=1), val or RenderedFaces(250, seed=2)
         self.batch_size = batch_size
 
     def train_dataloader(self) -> DataLoader:

@@ -38,6 +38,7 @@ def main(args: Sequence[str] | None = None) -> None:
         log_every_n_steps=10,
         num_sanity_val_steps=0,
         enable_model_summary=False,
+        enable_progress_bar=False,
     )
     net = LayerDecoder(FaceAttributes(), options.layer, options.checkpoint)
     trainer.fit(net, data)
@@ -55,7 +56,7 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("checkpoint", help="of the network of recipes/rendered_faces")
     parser.add_argument("--layer", default="features.4")
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--faces", type=int, default=2000, help="faces to train on")
+    parser.add_argument("--faces", type=int, default=1000, help="faces to train on")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the TensorBoard log")
     parser.add_argument("--accelerator", default="auto")
     return parser.parse_args(args)

@@ -69,15 +69,19 @@ class Decoder(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Whether images are of the data, `(B,)` logits, and the maps `(B, C, 12, 12)` by which they are compared."""
+    """Whether images are of the data, `(B,)` logits, and the maps `(B, C, 24, 24)` by which they are compared.
+
+    The maps have more numbers than the images have pixels: what they do not see, the decoder fills with patterns.
+    """
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
         self.near = nn.Sequential(
-            *(convolution(3, width), nn.LeakyReLU(0.2), convolution(width, 2 * width), nn.LeakyReLU(0.2))
+            *(nn.Conv2d(3, width, 3, padding=1), nn.LeakyReLU(0.2), convolution(width, 2 * width), nn.LeakyReLU(0.2))
         )
         self.far = nn.Sequential(
-            *(convolution(2 * width, 4 * width), nn.LeakyReLU(0.2), nn.Flatten()),
+            *(convolution(2 * width, 4 * width), nn.LeakyReLU(0.2)),
+            *(convolution(4 * width, 4 * width), nn.LeakyReLU(0.2), nn.Flatten()),
             nn.Linear(4 * width * (SIZE // 8) ** 2, 1),
         )
 
@@ -175,7 +179,7 @@ def truth(logits: Tensor, answer: float) -> Tensor:
 class FacePictures(LightningDataModule):
     """Faces of 48 x 48 to learn from and others to validate on, normalised; rendered once."""
 
-    def __init__(self, num_train: int = 2000, num_val: int = 250, batch_size: int = 32, seed: int = 1) -> None:
+    def __init__(self, num_train: int = 1000, num_val: int = 125, batch_size: int = 32, seed: int = 1) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.train, self.val = (pictures(number, seed + i) for i, number in enumerate((num_train, num_val)))

@@ -105,6 +105,20 @@ def test_of_two_patterns_the_wider_has_the_units_far_from_both():
     assert torch.equal(wide, ~narrow)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_by_chance_as_many_active_units_are_kept(seed):
+    maps = torch.randn(4, 3, 2, 3, generator=torch.Generator().manual_seed(seed))
+    patterns = LayerPatterns(PLACE.expand(4, -1, -1), torch.rand(4, 3) + 0.1, PLACE.expand(4, -1, -1))
+    drawn = synthesise(nn.Identity(), maps, LAYER, patterns, share=0.5)
+    kept, chance = (each.flatten(1) > 0 for each in (drawn.kept, drawn.chance))
+    assert kept.sum(1).tolist() == chance.sum(1).tolist()
+    assert torch.equal(drawn.chance[drawn.chance != 0], maps[drawn.chance != 0])
+    assert drawn.chance.min() == 0
+    assert not torch.equal(kept, chance)
+    again = synthesise(nn.Identity(), maps, LAYER, patterns, share=0.5)
+    assert torch.equal(again.chance, drawn.chance)
+
+
 class Sum(nn.Module):
     """Draws the sum of each unit's responses over the filters."""
 
