@@ -1,0 +1,299 @@
+"""Explanatory graphs of networks on probe sets: parts that move, processes, bad input, and nothing left behind."""
+
+import warnings
+from datetime import timedelta
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_interp.errors import DatasetError, LayerError
+from lightning_interp.graph_engine import GraphLearner, explanatory_graph, infer_images
+from lightning_interp.graphs.options import GraphOptions
+from lightning_interp.probing.ranks import Ranks
+from tests.graphs.test_learn import assert_same
+from tests.helpers.harmless import global_flags, module_state, random_state
+from tests.helpers.parts import SpotProbe
+from tests.helpers.probes import RandomProbe
+from tests.helpers.ranks import run_ranks, values
+
+SMALL = {"patterns": 2, "parents": 3, "iterations": 6}
+
+
+def network(out=nn.ReLU):
+    """Two layers of different stride, "1" and "4", that see part of the image each."""
+    torch.manual_seed(4)
+    net = nn.Sequential(
+        nn.Conv2d(3, 5, 3, stride=2, padding=1), nn.ReLU(), nn.BatchNorm2d(5), nn.Conv2d(5, 4, 3, stride=2), out()
+    )
+    return net.train()
+
+
+def learn(probe=None, module=None, layers=("4", "1"), **options):
+    return explanatory_graph(module or network(), probe or RandomProbe(12), layers, **(SMALL | options))
+
+
+class Following(nn.Module):
+    """Filter 0 follows the red spot, filter 1 the green one."""
+
+    def forward(self, x):
+        return x[:, :2]
+
+
+def spots():
+    return nn.Sequential(Following(), nn.AvgPool2d(2), nn.AvgPool2d(2))
+
+
+def test_patterns_follow_the_spots_that_their_filters_follow():
+    probe = SpotProbe(30)
+    graph = explanatory_graph(spots(), probe, ["2", "1"], patterns=1, parents=1, background=0, deformation=None, pose=0)
+    assert [len(layer) for layer in graph.layers] == [2, 2]
+    assert graph.image_size == (16, 16)
+    found = graph.learnt_from
+    assert found.images.tolist() == list(range(30))
+    for filter_, name in enumerate(("red", "green")):
+        seen = [i for i in range(30) if name in probe.places(i)]
+        places = torch.tensor([probe.places(i)[name] for i in seen]).double()
+        # A filter of few units and one spot, which the pattern must take: half of a unit of two pixels away at most.
+        assert (found["1"].point[seen, filter_] - places).abs().max() <= 0.5
+        assert (found["2"].point[seen, filter_] - places).abs().max() <= 1.5
+        assert (graph["1"].position[filter_] - places.mean(0)).abs().max() < 1
+        assert graph["1"].parents[filter_].tolist() == [filter_]
+    # An image without the green spot.
+    assert found["1"].score[0, 1] == 0
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_images_that_it_was_learnt_from_are_found_again(flips):
+    module, probe = network(), RandomProbe(12)
+    graph = learn(probe, module, flips=flips)
+    again = graph.infer(probe, module)
+    as_tensor = graph.infer(torch.stack([probe.image(i) for i in range(12)]), module)
+    assert bool(graph.learnt_from.mirrored.any()) == flips
+    for found in (again, as_tensor):
+        assert torch.equal(found.mirrored, graph.learnt_from.mirrored)
+        for name in graph.names:
+            assert torch.equal(found[name].point, graph.learnt_from[name].point)
+            torch.testing.assert_close(found[name].score, graph.learnt_from[name].score, rtol=1e-4, atol=1e-6)
+    few = infer_images(graph, module, probe, indices=[7, 2])
+    assert few.images.tolist() == [2, 7]
+    assert torch.equal(few["1"].point, again["1"].point[[2, 7]])
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 5}, {"num_workers": 1}])
+def test_batches_and_workers_change_nothing(options):
+    assert_same(learn(**options), learn())
+
+
+def test_samples_categories_and_bad_images():
+    assert learn(max_samples=5).learnt_from.images.tolist() == [0, 2, 4, 7, 9]
+    several = SpotProbe(20, categories=2)
+    graph = explanatory_graph(spots(), several, ["2", "1"], category=1, **(SMALL | {"patterns": 1}))
+    assert graph.learnt_from.images.tolist() == list(range(1, 20, 2))
+    assert graph.settings["category"] == 1
+    fewer = explanatory_graph(spots(), several, ["2"], category=1, max_samples=5, **SMALL)
+    assert fewer.learnt_from.images.tolist() == [1, 5, 9, 13, 17]
+    learner = GraphLearner(SpotProbe(8, broken=(2, 5)), ["2"], GraphOptions(**SMALL), on_bad_image="skip")
+    skipped = learner(spots())
+    assert skipped.learnt_from.images.tolist() == [0, 1, 3, 4, 6, 7]
+    assert (skipped.settings["num_skipped"], skipped.settings["num_images"]) == (2, 6)
+
+
+def test_the_module_and_chance_are_left_as_they_were():
+    module = network()
+    before = module_state(module), random_state(), global_flags()
+    graph = learn(module=module, flips=True)
+    infer_images(graph, module, RandomProbe(3))
+    assert (module_state(module), random_state(), global_flags()) == before
+
+
+def test_the_same_graph_again():
+    assert_same(learn(), learn(), 0)
+    double = learn(module=network().double())
+    assert_same(double, learn(), 1e-4)
+
+
+def test_progress_of_the_learning():
+    seen = []
+    learn(progress=lambda done, whole: seen.append(done / whole))
+    assert len(seen) == 12
+    assert seen[-1] == 1
+
+
+class Wide(RandomProbe):
+    """Images of 16 x 32 pixels with a spot in column 25 and row 4."""
+
+    def image(self, index):
+        image = torch.zeros(3, 16, 32)
+        image[:, 4, 25] = 1
+        return image
+
+
+def test_images_need_not_be_square():
+    graph = explanatory_graph(spots(), Wide(4), ["2", "1"], patterns=1, parents=1, pose=0, sigma=0.1, iterations=5)
+    assert graph.image_size == (16, 32)
+    # The middle of the units that hold the spot.
+    assert (graph["1"].position - torch.tensor([24.5, 4.5])).abs().max() < 0.1
+    assert (graph["2"].position - torch.tensor([25.5, 5.5])).abs().max() < 0.1
+    assert graph.learnt_from["1"].point[0, 0].tolist() == [24.5, 4.5]
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (["1", "4"], r"layers go from the top down, and '4' lies above '1'; give \['4', '1'\]"),
+        (["4", "1", "4"], "3 names stand for 2 layers"),
+        (["4", "7"], "unknown layer '7'"),
+        ([], "no layer given"),
+        ("4", r"write layers=\['4'\]"),
+    ],
+)
+def test_layers_that_cannot_be(layers, message):
+    with pytest.raises(LayerError, match=message):
+        learn(layers=layers)
+
+
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 2, 3), nn.Conv2d(3, 2, 3)
+
+    def forward(self, x):
+        return self.left(x) + self.right(x)
+
+
+def test_layers_side_by_side_are_refused():
+    with pytest.raises(LayerError, match="'left' does not depend on 'right'"):
+        learn(module=Branches(), layers=["left", "right"])
+
+
+class Never(nn.Module):
+    def forward(self, x):
+        return -1 - torch.relu(x)
+
+
+class Spoilt(nn.Module):
+    """NaN on images that are brighter at one place than at another."""
+
+    def forward(self, x):
+        return torch.where((x[:, :1, 0, 0] > x[:, :1, 1, 1])[..., None, None], torch.nan, x)
+
+
+class Half(nn.Module):
+    """Filters 0 and 2 are dead."""
+
+    def forward(self, x):
+        return x.abs() * torch.tensor([0.0, 1.0, 0.0, 1.0])[:, None, None]
+
+
+def test_responses_that_say_nothing():
+    with pytest.raises(LayerError, match="layer '4' has no filter whose response is ever above 0"):
+        learn(module=network(Never))
+    with pytest.raises(LayerError, match="layer '4' gives NaN or infinite activations"):
+        learn(module=network(Spoilt))
+    with pytest.warns(UserWarning, match="layer '4' is above 0 everywhere, so its constant level counts"):
+        learn(module=network(nn.Sigmoid))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dead = learn(module=network(Half))
+    assert sorted(set(dead["4"].filter.tolist())) == [1, 3]
+    assert dead["4"].scale.isinf().tolist() == [True, False, True, False]
+
+
+def test_maps_of_one_value_are_refused():
+    net = nn.Sequential(nn.Conv2d(3, 4, 24), nn.ReLU())
+    with pytest.raises(LayerError, match=r"layer '1' gives maps of one value.*choose an earlier layer"):
+        learn(module=net, layers=["1"])
+
+
+def test_too_few_images_and_too_little_memory():
+    with pytest.raises(
+        DatasetError, match="layer '4': 5 patterns a filter cannot be learnt from 4 images; give at lea"
+    ):
+        learn(RandomProbe(4), patterns=5)
+    with pytest.raises(DatasetError, match="cannot be learnt from 1 images; give at least 2 images"):
+        learn(RandomProbe(1), patterns=1)
+    with pytest.raises(LayerError, match="layer '4': 26 patterns a filter, but its maps have 25 units"):
+        learn(RandomProbe(30), patterns=26)
+    # 12 images of 4 x 5 x 5 and 5 x 12 x 12 numbers.
+    size = 12 * (4 * 25 + 5 * 144) * 4
+    learn(byte_budget=size)
+    for options in ({"byte_budget": size - 1}, {"byte_budget": size, "flips": True}):
+        with pytest.raises(DatasetError, match="the maps of 12 images take"):
+            learn(**options)
+
+
+def test_categories_that_are_none():
+    with pytest.raises(DatasetError, match="no image of SpotProbe is of category 5"):
+        learn(SpotProbe(8, categories=2), category=5)
+    with pytest.raises(DatasetError, match="unknown category 'bird'; SpotProbe has numbers only"):
+        learn(SpotProbe(8), category="bird")
+    named = SpotProbe(8, categories=2)
+    named.classes = ("bird", "cat")
+    with pytest.raises(DatasetError, match=r"unknown category 'brid'.*bird, cat"):
+        learn(named, category="brid")
+
+
+def test_options_out_of_range_are_named():
+    with pytest.raises(ValueError, match="upsample must be one of receptive_field, cell; got 'nearest'"):
+        learn(upsample="nearest")
+    with pytest.raises(ValueError, match="tau must be at least 0"):
+        learn(tau=-1)
+    with pytest.raises(DatasetError, match="probe must be a ProbeSet"):
+        learn([1, 2, 3])
+
+
+def test_foreign_networks_and_images():
+    module = network()
+    graph = learn(module=module)
+    with pytest.raises(LayerError, match="unknown layer"):
+        infer_images(graph, nn.Sequential(nn.Conv2d(3, 4, 3)), RandomProbe(2))
+    with pytest.raises(DatasetError, match="of another network, or of images of another size"):
+        infer_images(graph, module, RandomProbe(2, size=32))
+    with pytest.raises(DatasetError, match="no image to infer"):
+        infer_images(graph, module, RandomProbe(2), indices=[])
+
+
+def ranks_of(world):
+    return Ranks.connect(timedelta(seconds=30)) if world > 1 else Ranks()
+
+
+def on_rank(rank, world, images, flips):
+    probe = RandomProbe(images)
+    return GraphLearner(probe, ["4", "1"], GraphOptions(flips=flips, **SMALL), batch_size=4)(
+        network(), ranks=ranks_of(world)
+    )
+
+
+@pytest.mark.ddp
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize(("world", "images", "flips"), [(2, 13, True), (3, 2, False)])
+def test_processes_learn_what_one_learns(world, images, flips):
+    alone = on_rank(0, 1, images, flips)
+    for graph in values(run_ranks(on_rank, world, images, flips, timeout=60)):
+        assert_same(graph, alone)
+        assert torch.equal(graph.learnt_from.images, torch.arange(images))
+        assert torch.equal(graph.learnt_from.mirrored, alone.learnt_from.mirrored)
+        for name in graph.names:
+            assert torch.equal(graph.learnt_from[name].point, alone.learnt_from[name].point)
+
+
+def failing(rank, world):
+    """Of every kind of bad input the error: at once, in the maps of one process, in the sums of all."""
+    ranks, errors = ranks_of(world), []
+    for module, options in ((network(), {"patterns": 20}), (network(Spoilt), {}), (network(Never), {})):
+        try:
+            GraphLearner(RandomProbe(5), ["4"], GraphOptions(**(SMALL | options)))(module, ranks=ranks)
+        except Exception as error:
+            errors.append(f"{type(error).__name__}: {error}")
+    return errors
+
+
+@pytest.mark.ddp
+@pytest.mark.timeout(90)
+def test_every_process_gives_the_same_error():
+    one, other = values(run_ranks(failing, 2, timeout=60))
+    assert one == other
+    assert len(one) == 3
+    for text, wanted in zip(one, ("cannot be learnt from 5 images", "gives NaN", "has no filter whose"), strict=True):
+        assert wanted in text
