@@ -71,7 +71,7 @@ class GraphStudy(Study):
 
     def freeze(self) -> None:
         """Learn, then look where the patterns are; collective."""
-        layers = [self._layer(name) for name in self.maps]
+        layers = [self._layer(name) for name in list(self.maps)]
         with torch.no_grad():
             graph = learn_graph(layers, self.learner.options, total=self.ranks.sum, progress=self.learner.learning)
             own = infer(graph, layers, torch.tensor(self.images, dtype=torch.int64))
@@ -95,10 +95,11 @@ class GraphStudy(Study):
         )
 
     def _layer(self, name: str) -> LayerMaps:
+        """The maps of all batches as one; taken out, so that they are held twice one layer at a time."""
         info = self.learner.infos[name]
         none = torch.empty(0, info.units, info.height, info.width, device=self.device)
-        mirrored = torch.cat([none, *self.mirrored[name]]) if self.learner.options.flips else None
-        return LayerMaps(name, torch.cat([none, *self.maps[name]]), mirrored, self.learner.grids[name])
+        mirrored = torch.cat([none, *self.mirrored.pop(name)]) if self.learner.options.flips else None
+        return LayerMaps(name, torch.cat([none, *self.maps.pop(name)]), mirrored, self.learner.grids[name])
 
     def _mirror(self) -> None:
         batches = probe_batches(

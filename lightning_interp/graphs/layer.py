@@ -92,7 +92,8 @@ class Nodes(NamedTuple):
 
     def response(self, maps: Tensor) -> Tensor:
         """F(x) of the filters that have patterns: ``(N, C, h, w)``, from the maps of all filters of the layer."""
-        return maps[:, self.filter].clamp(min=0) / self.scale[:, None, None]
+        # The index makes a copy, so that it may be changed in place.
+        return maps[:, self.filter].clamp_(min=0).div_(self.scale[:, None, None])
 
     def expect(self, num_images: int, pose: Tensor | None = None, above: Above | None = None) -> Patterns:
         """What is expected of N images: from the patterns above, else from the pose ``(N, K)``, else the mean."""

@@ -211,8 +211,7 @@ def _first_nodes(task: _Task) -> Nodes:
             f"layer '{name}': {number} patterns a filter cannot be learnt from {task.num_images} images; give at least "
             f"{max(number, 2)} images or fewer patterns"
         )
-    response = maps.double().clamp(min=0).sum(0)
-    response = task.total(response)
+    response = task.total(maps.clamp(min=0).sum(0, dtype=torch.float64))
     scale = response.sum((1, 2)) / task.num_images
     alive = scale.isfinite() & (scale > 0)
     if not alive.any():
