@@ -212,16 +212,16 @@ def _first_nodes(task: _Task) -> Nodes:
             f"{max(number, 2)} images or fewer patterns"
         )
     response = task.total(maps.clamp(min=0).sum(0, dtype=torch.float64))
-    scale = response.sum((1, 2)) / task.num_images
-    alive = scale.isfinite() & (scale > 0)
+    mean = response.sum((1, 2)) / task.num_images
+    alive = mean.isfinite() & (mean > 0)
     if not alive.any():
         raise LayerError(f"layer '{name}' has no filter whose response is ever above 0")
-    order = torch.where(alive, scale, -torch.inf).argsort(descending=True, stable=True)
+    order = torch.where(alive, mean, -torch.inf).argsort(descending=True, stable=True)
     chosen = order[: min(int(alive.sum()), options.filters or len(order))].sort().values
     # The number of the layer, so that two layers of equal shape do not start alike.
     generator = torch.Generator().manual_seed(options.seed + task.place)
     noise = torch.rand(response.shape, generator=generator, dtype=torch.float64).clamp(min=1e-300).to(response.device)
-    share = (response / scale[:, None, None] + 1e-6)[chosen]
+    share = (response / mean[:, None, None] + 1e-6)[chosen]
     # The largest of log p + Gumbel noise are a draw without replacement.
     cells = (share.log() - (-noise[chosen].log()).log()).flatten(1).topk(number, dim=1).indices
     units = units_of(task.layer.grid, maps, None)
@@ -229,4 +229,7 @@ def _first_nodes(task: _Task) -> Nodes:
     spread = torch.full(cells.shape, options.sigma).to(maps)
     pose = options.pose if not task.place else 0
     sway = torch.zeros(*cells.shape, 2, pose, dtype=torch.float64, device=maps.device)
-    return Nodes(chosen, scale[chosen].to(maps), position, spread, spread, sway)
+    # One number for the layer: scaled by itself, a filter that hardly ever fires would have the highest scores, and its
+    # chance positions as much of a say as any other's.
+    scale = mean[chosen].mean().expand(len(chosen)).to(maps)
+    return Nodes(chosen, scale, position, spread, spread, sway)

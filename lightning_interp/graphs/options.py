@@ -30,7 +30,7 @@ class GraphOptions:
         spreads: Least and largest standard deviation that is learnt.
         tau: Density of V_none, relative to that of a uniform distribution over the image.
         background: Response that any filter is taken to have in all, spread evenly over the image, relative to its
-            mean response. With 0 a pattern takes an active unit of its filter however far it is, as in the paper;
+            mean over the layer. With 0 a pattern takes an active unit of its filter however far it is, as in the paper;
             above 0 it stays where it is expected when its filter is silent near by.
         pose: K, numbers that say how an image's patterns are displaced together (this project's own); 0 for none,
             as in the paper.

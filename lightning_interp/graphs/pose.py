@@ -24,7 +24,7 @@ def first_pose(maps: Tensor, weight: Tensor, units: Units, number: int, total: S
     """First guess: principal components of the filters' centres of activation, ``(N, K)`` of unit variance.
 
     Args:
-        maps: ``(N, C, h, w)``, F(x), 1 in the mean over images.
+        maps: ``(N, C, h, w)``, F(x).
         weight: ``(N,)`` float64, of each image.
         units: Where the units are.
         number: K.
