@@ -5,6 +5,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from pytorch_lightning import seed_everything
@@ -15,12 +16,20 @@ from lightning_interp.graph_engine import GraphLearner
 from lightning_interp.report.graph_page import write_graph_page
 from lightning_interp.viz.graph_table import page_scores
 from lightning_interp.viz.overlay import to_picture
+from recipes.part_graphs.baselines import maps_of, mid_level
 from recipes.part_photos.module import LITE0, PartPhotosData, load_backbone
 
 # The top layer first: the last maps of 7 x 7 and of 14 x 14 values, before the activation function.
 LAYERS = {LITE0: ["features.20", "features.14._bn0"], "mobilenet_v2": ["features.18.1", "features.13.conv.0.1"]}
 PUBLISHED = GraphOptions(sigma=0.15, deformation=None, window=0.15, background=0.0, pose=0)
-ROWS = {"raw": "_raw", "patterns": "", "held still": "_frozen", "expected": "_expected", "centre": "_centre"}
+ROWS = {
+    "raw": "_raw",
+    "mid-level": "_mid_level",
+    "patterns": "",
+    "held still": "_frozen",
+    "expected": "_expected",
+    "centre": "_centre",
+}
 QUANTITIES = {
     "location instability": "instability",
     "the same, AAAI 2018": "instability_aaai2018",
@@ -39,11 +48,15 @@ def main(args: Sequence[str] | None = None) -> None:
     net.features = load_backbone(options.network, options.weights)
     layers = options.layers or LAYERS.get(options.network, [])
     graphs = {}
+    maps = maps_of(net, photos, layers)
     for category in options.categories or photos.classes:
         form = PUBLISHED if options.published else GraphOptions(filters=options.filters, flips=options.flips)
         learner = GraphLearner(photos, layers, form, category=category, upsample=options.upsample)
         graph = learner(net)
         assert graph is not None
+        for layer in graph.names:
+            found = mid_level(maps[layer], photos, category, learner.grids[layer])
+            graph.meta["evaluation"] |= {f"{layer}/{key}_mid_level": value for key, value in asdict(found).items()}
         graphs[category] = graph
         print(f"{category}: {sum(map(len, graph.layers))} patterns, {graph.seconds:.0f} s", flush=True)
         if options.out:
