@@ -15,6 +15,7 @@ import torch
 from lightning_interp._extras import require
 from lightning_interp._lightning import LightningDataModule, LightningModule, Trainer, cli_package
 from lightning_interp.callbacks.dissection import NetworkDissection
+from lightning_interp.callbacks.explanatory_graph import PAGE, ExplanatoryGraph
 from lightning_interp.cli_graph import run_graph
 from lightning_interp.errors import InterpError
 from lightning_interp.logging.files import save_result
@@ -27,14 +28,14 @@ if TYPE_CHECKING:
 
 _ABOUT = (
     "Network Dissection with PyTorch Lightning: which units of a network detect which concepts. Train with "
-    "'fit --config CONFIG', then 'dissect --config CONFIG --ckpt FILE'; 'graph --help' tells what can be done with a "
-    "saved explanatory graph. A config is code: it names classes that are imported and called, so run only those you "
-    "trust."
+    "'fit --config CONFIG', then 'dissect --config CONFIG --ckpt FILE', or 'graph --config CONFIG --ckpt FILE' to "
+    "learn an explanatory graph; 'graph --help' tells what can be done with a saved one. A config is code: it names classes "
+    "that are imported and called, so run only those you trust."
 )
 
 
 class DissectionTrainer(Trainer):
-    """Lightning's Trainer with one more verb, so that one config serves training and dissection."""
+    """Lightning's Trainer with two more verbs, so that one config serves training and what comes after it."""
 
     def dissect(
         self,
@@ -79,6 +80,40 @@ class DissectionTrainer(Trainer):
             page = write_report(result, dissector.probe, folder)
             print(f"{summary(result, rows)}\n\nReport: {page}")
 
+    def graph(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        ckpt: str | None = None,
+        output: str = "interp",
+        ckpt_path: str | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Learn explanatory graphs after training, as the config's ExplanatoryGraph callbacks would.
+
+        Writes the graph and the page to browse it to OUTPUT/NAME for each callback of that NAME. Without a config,
+        'graph VERB FOLDER' is about a graph that was saved: 'graph --help'.
+
+        Args:
+            model: The network.
+            datamodule: Ignored: the images are those of the callback's probe set.
+            ckpt: As for ``dissect``.
+            output: Folder to write to.
+            ckpt_path: Ignored; ``fit`` writes it into the configs that it saves.
+            weights_only: Ignored; likewise.
+        """
+        callbacks = [c for c in self.callbacks if isinstance(c, ExplanatoryGraph)]  # type: ignore[attr-defined]
+        if not callbacks:
+            raise InterpError("no ExplanatoryGraph among trainer.callbacks, so nothing says what to learn from")
+        meta = load_checkpoint(model, Path(ckpt)) if ckpt else {}
+        model.to(self.strategy.root_device)
+        for callback in callbacks:
+            folder = Path(output) / callback.name
+            graph = callback.learner(model, meta=meta | {"name": callback.name})
+            assert graph is not None  # only should_stop stops it
+            callback.save(graph, folder)
+            print(f"{sum(map(len, graph.layers))} patterns in {graph.seconds:.1f} s: {folder / PAGE}")
+
 
 def load_checkpoint(model: LightningModule, path: Path) -> dict[str, Any]:
     """Fill a network from a checkpoint of Lightning or a state dict, and tell when it was written.
@@ -113,7 +148,7 @@ def summary(result: DissectionResult, rows: int) -> str:
 
 
 def command_line() -> "Callable[..., LightningCLI]":
-    """LightningCLI with ``fit``, ``validate``, ``test`` and ``dissect``; its arguments but for the trainer's class.
+    """LightningCLI with two more verbs, ``dissect`` and ``graph``; its arguments but for the trainer's class.
 
     Raises:
         MissingExtraError: If jsonargparse is not installed.
@@ -124,7 +159,7 @@ def command_line() -> "Callable[..., LightningCLI]":
         @staticmethod
         def subcommands() -> dict[str, set[str]]:
             loaders = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
-            return {name: loaders for name in ("fit", "validate", "test", "dissect")}
+            return {name: loaders for name in ("fit", "validate", "test", "dissect", "graph")}
 
     return InterpCLI
 
@@ -145,7 +180,7 @@ def main(args: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if args is None else args)
     try:
         # A saved graph needs no config, and no jsonargparse.
-        if given[:1] == ["graph"] and "--config" not in given:
+        if given[:1] == ["graph"] and not any(each.partition("=")[0] in ("--config", "-c") for each in given):
             run_graph(given[1:])
             return 0
         command_line()(

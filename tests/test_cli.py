@@ -14,7 +14,7 @@ import torch
 import yaml
 
 import lightning_interp
-from lightning_interp import Every, NetworkDissection, load_result
+from lightning_interp import Every, GraphResult, NetworkDissection, load_result
 from lightning_interp.cli import main
 from lightning_interp.data.probe import ProbeSet
 from recipes.pretrained_photos.module import PhotoConcepts, Photos
@@ -131,6 +131,36 @@ def test_dissect_takes_a_state_dict_and_other_layers(config, tmp_path, capsys):
     assert "features.0: " in said
     assert "features.4" not in said
     assert list(load_result(tmp_path / "o" / "dissect").layers) == ["features.0"]
+
+
+def test_graph_after_training_is_that_of_the_fit_s_end(tmp_path, capsys):
+    content = yaml.safe_load((CONFIGS[0].parent / "explanatory_graph.yaml").read_text())
+    content["trainer"] |= {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
+    content["trainer"] |= {"max_epochs": 1, "limit_val_batches": 0, "log_every_n_steps": 1}
+    content["trainer"]["logger"]["init_args"]["save_dir"] = str(tmp_path / "runs")
+    own = content["trainer"]["callbacks"][0]["init_args"]
+    own["probe"]["init_args"] |= {"num_images": 8, "size": 32}
+    own["options"] = {"patterns": 2, "iterations": 3}
+    content["model"]["init_args"] = {"width": 4}
+    content["data"]["init_args"] = {"num_train": 16, "num_val": 8, "batch_size": 8}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    assert main(["fit", "--config", str(tmp_path / "config.yaml")]) == 0
+    log = tmp_path / "runs" / "explanatory_graph" / "version_0"
+    checkpoint = next((log / "checkpoints").iterdir())
+    capsys.readouterr()
+    command = ["graph", f"--config={tmp_path / 'config.yaml'}", "--ckpt", str(checkpoint)]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 0
+    assert str(tmp_path / "out" / "graph" / "graph.html") in capsys.readouterr().out
+    after, during = (GraphResult.load(folder) for folder in (tmp_path / "out" / "graph", log / "interp/graph/end"))
+    assert after.meta["checkpoint"] == checkpoint.name
+    for one, other in zip(after.layers, during.layers, strict=True):
+        assert torch.equal(one.position, other.position)
+        assert torch.equal(one.parents, other.parents)
+
+
+def test_graph_without_a_callback_says_what_is_missing(config, capsys):
+    assert main(["graph", "--config", config()]) == 2
+    assert "no ExplanatoryGraph among trainer.callbacks" in capsys.readouterr().err
 
 
 class Bomb:
