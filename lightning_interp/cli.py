@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _ABOUT = (
     "Network Dissection with PyTorch Lightning: which units of a network detect which concepts. Train with "
     "'fit --config CONFIG', then 'dissect --config CONFIG --ckpt FILE', or 'graph --config CONFIG --ckpt FILE' to "
-    "learn an explanatory graph; 'graph --help' tells what can be done with a saved one. A config is code: it names classes "
-    "that are imported and called, so run only those you trust."
+    "learn an explanatory graph; 'graph --help' tells what can be done with a saved one. A config is code: it names "
+    "classes that are imported and called, so run only those you trust."
 )
 
 

@@ -75,8 +75,8 @@ def test_help_names_every_verb(capsys):
     said = capsys.readouterr().out
     assert ended.value.code == 0
     assert said.startswith("usage: lightning-interp")
-    assert all(f"    {verb} " in said for verb in ("fit", "validate", "test", "dissect"))
-    assert "A config is code" in said
+    assert all(f"    {verb} " in said for verb in ("fit", "validate", "test", "dissect", "graph"))
+    assert "A config is code" in " ".join(said.split())
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
