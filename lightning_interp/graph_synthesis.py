@@ -48,13 +48,13 @@ def check_decoder(decoder: nn.Module, learner: GraphLearner) -> str:
     for name, info in learner.infos.items():
         try:
             with probing(decoder):
-                drawn = decoder(torch.zeros(1, info.units, info.height, info.width).to(parameter))
+                drawn = tuple(decoder(torch.zeros(1, info.units, info.height, info.width).to(parameter)).shape)
         except Exception as error:  # The decoder is the user's: anything may go wrong in it.
             reasons.append(f"{name}: {error}")
             continue
-        if tuple(drawn.shape) == (1, 3, *learner.image_size):
+        if drawn == (1, 3, *learner.image_size):
             return name
-        reasons.append(f"{name}: draws {tuple(drawn.shape)}, not {(1, 3, *learner.image_size)}")
+        reasons.append(f"{name}: draws {drawn}, not {(1, 3, *learner.image_size)}")
     raise DatasetError(f"the decoder fits none of the layers ({'; '.join(reasons)}); recipes/graph_decoder trains one")
 
 

@@ -215,7 +215,12 @@ class ExplanatoryGraph(ProbeCallback[GraphResult]):
         return Table(tag, columns, rows)
 
     def _synthesis(self, drawn: Drawn) -> Image:
-        columns = {"whole map": drawn.made.full, "valid patterns": drawn.made.kept, "nothing": drawn.made.blank}
+        columns = {
+            "whole map": drawn.made.full,
+            "valid patterns": drawn.made.kept,
+            "as many units by chance": drawn.made.chance,
+            "map of zeros": drawn.made.blank,
+        }
         return Image(f"{self.name}/{drawn.layer}/synthesis", synthesis_gallery(drawn.layer, drawn.images, columns))
 
     def _picture(self, index: int) -> Picture:
