@@ -13,10 +13,11 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from lightning_interp import DatasetError
+from lightning_interp import DatasetError, GraphResult
 from lightning_interp.cli import main
 from recipes.interpretable_filters import tell, train
 from recipes.interpretable_filters.module import PartNet
+from recipes.part_graphs import learn as graphs
 from recipes.part_photos import module as photos
 from recipes.part_photos import train as photos_train
 from tests.helpers.quiet import LIGHTNING_NOISE
@@ -125,6 +126,29 @@ def test_backbones_give_what_the_networks_themselves_do():
     backbone = photos.load_backbone("resnet18").eval()
     with torch.no_grad():
         assert torch.equal(resnet.fc(nn.functional.adaptive_avg_pool2d(backbone(images), 1).flatten(1)), resnet(images))
+
+
+def small_backbone(network, weights):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 6, 8, stride=16), nn.ReLU(), nn.Conv2d(6, 8, 2, stride=2), nn.ReLU())
+
+
+def test_graphs_of_both_categories_stand_beside_what_else_finds_parts(animals, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(graphs, "load_backbone", small_backbone)
+    layers = ["features.2", "features.0"]
+    options = [str(animals), "--layers", *layers, "--patterns", "2", "3", "--out", str(tmp_path)]
+    graphs.main(options)
+    said = capsys.readouterr().out
+    for layer in layers:
+        head, *lines = said.split(f"\n{layer}\n")[1].split("\n\n")[0].splitlines()
+        assert head.split() == ["cat", "dog", "mean"]
+        assert len(lines) == len(graphs.QUANTITIES) * len(graphs.ROWS)
+        still = next(line for line in lines if line.startswith("  displacement correlation  held still"))
+        assert still.split()[-3:] == ["0.000"] * 3
+    graph = GraphResult.load(tmp_path / "cat")
+    assert [len(graph[name]) / len(graph[name].filter.unique()) for name in layers] == [2, 3]
+    assert graph.learnt_from.images.tolist() == [0, 2, 4, 6, 8]
+    assert "features.2: displacement correlation" in (tmp_path / "dog" / "graph.html").read_text()
 
 
 @pytest.mark.parametrize("name", ["interpretable_filters", "part_photos"])

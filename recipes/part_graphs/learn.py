@@ -5,19 +5,20 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from pytorch_lightning import seed_everything
 from torch import nn
 
-from lightning_interp import GraphOptions, GraphResult, InterpError
+from lightning_interp import AnimalPart, GraphOptions, GraphResult, InterpError
 from lightning_interp.graph_engine import GraphLearner
 from lightning_interp.report.graph_page import write_graph_page
 from lightning_interp.viz.graph_table import page_scores
 from lightning_interp.viz.overlay import to_picture
 from recipes.part_graphs.baselines import maps_of, mid_level
-from recipes.part_photos.module import LITE0, PartPhotosData, load_backbone
+from recipes.part_photos.module import LITE0, load_backbone
+from recipes.pretrained_photos.module import normalization
 
 # The top layer first: the last maps of 7 x 7 and of 14 x 14 values, before the activation function.
 LAYERS = {LITE0: ["features.20", "features.14._bn0"], "mobilenet_v2": ["features.18.1", "features.13.conv.0.1"]}
@@ -43,14 +44,15 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parse(args)
     seed_everything(0)
     start, used = time.perf_counter(), time.process_time()
-    photos = PartPhotosData(options.photos, options.network).photos
+    photos = AnimalPart(options.photos, normalize=normalization(options.network))
     net = nn.Sequential()
     net.features = load_backbone(options.network, options.weights)
     layers = options.layers or LAYERS.get(options.network, [])
     graphs = {}
     maps = maps_of(net, photos, layers)
     for category in options.categories or photos.classes:
-        form = PUBLISHED if options.published else GraphOptions(filters=options.filters, flips=options.flips)
+        own = {"patterns": options.patterns, "filters": options.filters, "flips": options.flips}
+        form = replace(PUBLISHED if options.published else GraphOptions(), **own)
         learner = GraphLearner(photos, layers, form, category=category, upsample=options.upsample)
         graph = learner(net)
         assert graph is not None
@@ -79,6 +81,7 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--layers", nargs="+", help="the top layer first")
     parser.add_argument("--filters", type=int, help="the so many of a layer with the largest mean response")
+    parser.add_argument("--patterns", type=int, nargs="+", help="a filter, by layer; the paper's by default")
     parser.add_argument("--flips", action="store_true", help="let each photo or its mirror image speak")
     parser.add_argument("--published", action="store_true", help="the form of the paper and its code")
     parser.add_argument("--upsample", choices=("receptive_field", "cell"), default="receptive_field")
