@@ -2,6 +2,7 @@
 
 import csv
 import math
+import pickle
 import re
 from pathlib import Path
 
@@ -328,6 +329,18 @@ def test_an_estimate_comes_first_then_progress_then_the_findings(tmp_path, told)
     ]
 
 
+def test_estimate_by_hand(monkeypatch, told):
+    """The first iteration is no measure; then work of 1 takes 2 s, so that all 10 take 20, the first 2 of them over."""
+    explaining = make_explanation()
+    explaining.prepare(make_module(), None)
+    for done, now in ((1, 10.0), (2, 12.0), (3, 14.0), (4, 16.0), (8, 24.0), (10, 28.0)):
+        monkeypatch.setattr(explanatory_graph.time, "perf_counter", lambda now=now: now)
+        explaining.learner.learning(done, 10)
+    assert told == [
+        "graph: learning the graph, about 20 s in all", "graph: 30 % after 6 s", "graph: 80 % after 16 s"
+    ]  # fmt: skip
+
+
 def test_progress_of_every_graph_of_a_schedule(tmp_path, told):
     train(tmp_path, [make_explanation(schedule=Every())], 2)
     assert sum("learning the graph, about" in line for line in told) == 3
@@ -397,6 +410,13 @@ def test_a_sweep_is_shared_with_unchanged_results(tmp_path, told, order):
         GraphResult.load(tmp_path / name / "interp" / "graph" / "epoch_0000") for name in ("together", "alone")
     )
     same_graphs(shared, single)
+
+
+def test_it_goes_to_other_processes(tmp_path):
+    """Launchers that start processes send the callbacks there."""
+    explaining = pickle.loads(pickle.dumps(make_explanation(decoder=Decoder(6))))
+    train(tmp_path, [explaining])
+    assert explaining.result.names == TRAINED
 
 
 # --- Decoders --------------------------------------------------------------------------------------------------------
