@@ -71,27 +71,22 @@ def test_training_is_bit_identical(tmp_path, name):
     assert written == ["end", *scheduled, *once]
 
 
-class Device(Callback):
-    """Says that the training is on another device, and notes where the network is meant to be."""
+class Elsewhere(Callback):
+    """Says after the training that it was on a GPU, and notes where the network is asked to go."""
 
-    def __init__(self):
-        self.asked = []
+    def __init__(self, monkeypatch):
+        self.monkeypatch, self.asked = monkeypatch, []
 
     def on_train_end(self, trainer, module):
-        def to(device, module=module):
-            self.asked.append(torch.device(device))
-            return module
-
-        module.to = to
-        type(trainer.strategy).root_device = property(lambda strategy: torch.device("cuda", 3))
+        place = property(lambda strategy: torch.device("cuda", 3))
+        self.monkeypatch.setattr(type(trainer.strategy), "root_device", place)
+        module.to = self.asked.append
 
 
 def test_the_network_is_probed_where_it_was_trained_and_put_back(tmp_path, monkeypatch):
     """Lightning has moved it to the CPU by then."""
-    explaining, watch = make_explanation(), Device()
+    explaining, watch, during = make_explanation(), Elsewhere(monkeypatch), []
     trainer = make_trainer(tmp_path, callbacks=[explaining, watch], max_epochs=1)
-    monkeypatch.setattr(type(trainer.strategy), "root_device", type(trainer.strategy).root_device)
-    during = []
     monkeypatch.setattr(explaining, "probe", lambda *args: during.extend(watch.asked))
     trainer.fit(make_module(), loader(), loader(shuffle=False))
     assert during == [torch.device("cuda", 3)]
