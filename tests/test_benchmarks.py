@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import context_bias, filter_loss
+from benchmarks import context_bias, explanatory_graph, filter_loss
 from benchmarks.dissection import race
 from benchmarks.known_answers import BANDS, Run, answer, bands, draw, show
 from lightning_interp.checks import CHECKS
@@ -86,3 +86,17 @@ def test_the_benchmark_of_the_filter_loss_trains_with_and_without_it(monkeypatch
     seconds = race(fits, rounds=1)
     assert list(seconds) == list(fits)
     assert all(value > 0 for value in seconds.values())
+
+
+def test_the_benchmark_of_the_explanatory_graph_learns_and_compares(monkeypatch, capsys):
+    monkeypatch.setattr(explanatory_graph, "ITERATIONS", 2)
+    own = explanatory_graph.layer(images=22, filters=2)
+    graph = explanatory_graph.learn(own, pose=1, iterations=2)
+    assert len(graph["noise"]) == 40
+    assert graph["noise"].sway.shape == (40, 2, 1)
+    explanatory_graph.against_published(0.001, images=2, filters=2, few=1)
+    words = capsys.readouterr().out.split()
+    # A quarter of a millisecond for one filter and iteration.
+    slow, ratio = float(words[2]), float(words[8])
+    assert slow > 0
+    assert ratio == pytest.approx(slow / 0.00025, abs=3)
