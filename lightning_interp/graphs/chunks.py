@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lightning_interp.graphs.mixture import Moments, Patterns, Taken, Units, explain, take
 
-BYTE_BUDGET = 2**28
-"""Bytes for intermediate values, by default."""
+BYTE_BUDGET = 2**26
+"""Bytes for intermediate values, by default; larger pieces are slower on CPUs, for they leave the caches."""
 
 
 def _pieces(maps: Tensor, numbers: int, byte_budget: int) -> Iterator[tuple[slice, slice]]:
@@ -44,7 +44,7 @@ def take_all(
     shape = patterns.level.shape
     cell = torch.empty(shape, dtype=torch.int64, device=maps.device)
     score = maps.new_empty(shape)
-    numbers = 6 * shape[2] * maps.shape[2] * maps.shape[3]
+    numbers = 2 * shape[2] * maps.shape[2] * maps.shape[3]
     for images, filters in _pieces(maps, numbers, byte_budget):
         found = take(maps[images, filters], patterns.filters(filters).images(images), units, background)
         cell[images, filters], score[images, filters] = found

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Relative to the activation of a filter, 1 an image: where less speaks for a position, it stays.
+# Relative to the activation of the mean filter, 1 an image: where less speaks for a position, it stays.
 _NEGLIGIBLE = 1e-9
 
 
@@ -166,23 +166,19 @@ def take(maps: Tensor, patterns: Patterns, units: Units, background: float) -> T
         units: Where the units are.
         background: b.
     """
-    _, _, lx, ly = _logs(patterns, units)
-    density = ly[..., :, None] + lx[..., None, :]
-    value = (density + (maps + background).log()[:, :, None]).flatten(3)
-    best = value.amax(3, keepdim=True)
-    lost = best == -torch.inf
-    if bool(lost.any()):
-        value = torch.where(lost, -_distances(patterns, units), value)
-        best = value.amax(3, keepdim=True)
-    place = torch.arange(value.shape[3], device=value.device)
-    # max promises no order among equals.
-    cell = torch.where(value == best, place, len(place)).amin(3)
-    response = maps.flatten(2)[:, :, None].expand(value.shape).gather(3, cell[..., None])[..., 0]
-    return Taken(cell, response * density.flatten(3).gather(3, cell[..., None])[..., 0].exp())
+    dx, dy, lx, ly = _logs(patterns, units)
+    value = (maps + background).log()
+    row = _first((value[:, :, None] + lx[..., None, :]).amax(4) + ly)
+    along = value.gather(2, row[..., None].expand(lx.shape)) + lx
+    column = _first(along)
+    lost = along.gather(3, column[..., None])[..., 0] + ly.gather(3, row[..., None])[..., 0] == -torch.inf
+    row, column = (torch.where(lost, _first(-away.abs()), own) for away, own in ((dy, row), (dx, column)))
+    cell = row * maps.shape[3] + column
+    density = ly.gather(3, row[..., None])[..., 0] + lx.gather(3, column[..., None])[..., 0]
+    return Taken(cell, maps.flatten(2).gather(2, cell) * density.exp())
 
 
-def _distances(patterns: Patterns, units: Units) -> Tensor:
-    """``(N, C, P, h * w)``, squared distances of units to where patterns are expected."""
-    centre = patterns.position + patterns.shift
-    dx, dy = units.x - centre[..., :1], units.y - centre[..., 1:]
-    return (dy.square()[..., :, None] + dx.square()[..., None, :]).flatten(3)
+def _first(values: Tensor) -> Tensor:
+    """Index of the largest along the last axis, of equals the first; ``max`` promises no order among them."""
+    place = torch.arange(values.shape[-1], device=values.device)
+    return torch.where(values == values.amax(-1, keepdim=True), place, len(place)).amin(-1)
