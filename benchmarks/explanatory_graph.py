@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.dissection import high_water
 from lightning_interp.functional.upsampling import Axis, Grid
-from lightning_interp.graphs.aaai2018 import candidate_scores, competition
+from lightning_interp.graphs.aaai2018 import learn_alone
 from lightning_interp.graphs.chunks import BYTE_BUDGET
 from lightning_interp.graphs.infer import LayerMaps
 from lightning_interp.graphs.learn import learn_graph
@@ -49,18 +49,9 @@ def cpu_seconds(call):
 def published(own, filters):
     """One iteration of the published E- and M-step for some filters."""
     draw = torch.Generator().manual_seed(0)
-    full, level = torch.ones(PATTERNS, dtype=torch.float64), torch.ones(PATTERNS, dtype=torch.float64)
     for maps in own.maps[:, :filters].double().transpose(0, 1):
-        centre = torch.rand(PATTERNS, 2, generator=draw, dtype=torch.float64) * (SIDE - 1) + 1
-        slope, mass = torch.zeros_like(centre), torch.zeros_like(level)
-        for response in maps:
-            found = candidate_scores(response, centre, 0.15 * SIDE * full, level, 2 * full, 0.025 * SIDE)
-            background = 0.1 * found.probability.sum(1).mean()
-            share = found.probability / (competition(found).sum(0).T + background)
-            weight = share * found.activation
-            slope += (weight[..., None] * found.derivative).sum(1)
-            mass += weight.sum(1)
-        centre += (0.15 * SIDE) ** 2 * slope / mass[:, None]
+        start = torch.rand(PATTERNS, 2, generator=draw, dtype=torch.float64) * (SIDE - 1) + 1
+        learn_alone(maps, start, (0.316, 3.16), 0.025 * SIDE, iterations=1)
 
 
 def peak_memory(pose):

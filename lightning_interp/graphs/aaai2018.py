@@ -15,6 +15,8 @@ from torch import Tensor
 
 _SIDE = 6
 _MAX_RANGE, _DEFORM_RATIO = 0.3, 3.0
+# Standard deviation of patterns without parents, relative to the map, and the share of V_none.
+_INIT_DELTA, _TAU = 0.15, 0.1
 # Share of the map at each border within which a pattern above is not made a parent.
 _BORDER = 0.1
 
@@ -109,6 +111,38 @@ def competition(candidates: Candidates) -> Tensor:
         nearest = torch.cdist(places, own, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
         found.append(torch.where(inside, values[nearest], 0.0).view(probability.shape).T)
     return torch.stack(found)
+
+
+def learn_alone(
+    maps: Tensor, position: Tensor, deforms: tuple[float, float], smoothing: float, iterations: int = 20
+) -> tuple[Tensor, Tensor]:
+    """Learn the patterns of a filter of the top layer: their positions ``(V, 2)`` and deformations ``(V,)``.
+
+    Args:
+        maps: ``(N, h, h)``, responses of the filter.
+        position: ``(V, 2)``, where the patterns start.
+        deforms: Least and largest deformation; the latter at the start.
+        smoothing: Standard deviation of the smoothing.
+        iterations: T.
+    """
+    one = torch.ones(len(position), dtype=torch.float64)
+    sigma, deform = _INIT_DELTA * maps.shape[1] * one, deforms[1] * one
+    for iteration in range(1, iterations + 1):
+        slope, mass, square, weight = torch.zeros_like(position), one * 0, one * 0, one * 0
+        for response in maps:
+            found = candidate_scores(response, position, sigma, one, deform, smoothing)
+            background = _TAU * found.probability.sum(1).mean()
+            denominator = (competition(found).sum(0).T + background).clamp(min=1e-7)
+            alone = found.probability * found.activation
+            share = alone / denominator
+            slope += (share[..., None] * found.derivative).sum(1)
+            mass += share.sum(1)
+            # Unlike the positions, deformations do not heed who else explains a place.
+            square += (alone * (found.position - position[:, None]).square().sum(2)).sum(1)
+            weight += alone.sum(1)
+        position = position + sigma.square()[:, None] / math.sqrt(iteration) * slope / mass[:, None]
+        deform = (square / weight).sqrt().clamp(*deforms)
+    return position, deform
 
 
 class Edges(NamedTuple):

@@ -1,8 +1,8 @@
 """Steps of the published learner against what the published code gave on synthetic inputs.
 
 The case of two filters and that of two strides are left out, as the code has errors there that are not repeated
-(window and width of filter 0 for all, displacements in units of the other map); so is the whole learner, whose layers
-have several filters and different strides.
+(window and width of filter 0 for all, displacements in units of the other map). Of the whole learner, which has layers
+of several filters and strides, that leaves a filter of the top layer: it learns without the others.
 """
 
 import json
@@ -18,6 +18,7 @@ from lightning_interp.graphs.aaai2018 import (
     choose_edges,
     competition,
     half_ranges,
+    learn_alone,
 )
 
 PUBLISHED = json.loads((Path(__file__).parents[1] / "reference/aaai2018.json").read_text())
@@ -81,3 +82,11 @@ def test_edges_of_layers_of_equal_stride():
     assert_near(found.sigma, case["sigma"])
     assert_near(found.displacement, case["displacement"])
     assert_near(found.level, case["level"])
+
+
+def test_a_filter_of_the_top_layer_learns():
+    case = PUBLISHED["learning"]
+    position, deform = learn_alone(tensor(case["maps"]), tensor(case["start"]), case["deforms"], case["smoothing"])
+    assert_near(position, case["position"])
+    assert_near(deform, case["deform"])
+    assert (position - tensor(case["start"])).abs().max() > 0.5
