@@ -112,7 +112,7 @@ class _Fit:
         self.weight = torch.ones(len(both), dtype=torch.float64, device=maps.device)
         self.weight[len(maps) :] = 0
         self.pose: Tensor | None = None
-        self.posed = not task.place and options.pose > 0
+        self.settled = min(_SETTLED, options.iterations - 1)
         self.candidates = torch.empty(0, dtype=torch.int64)
         if scores is not None:
             best = scores.argsort(descending=True, stable=True)[: options.candidates]
@@ -134,9 +134,9 @@ class _Fit:
         self.nodes = self.nodes._replace(position=position, spread=spread)
         if options.learn_width and self.above is None:
             self.nodes = self.nodes._replace(width=spread)
-        if self.posed and iteration >= _SETTLED:
+        if self.nodes.sway.shape[3] and iteration >= self.settled:
             self._sway(moments, patterns, step)
-        elif self.above is not None and iteration >= _SETTLED and (iteration - _SETTLED) % _EVERY == 0:
+        elif self.above is not None and iteration >= self.settled and (iteration - self.settled) % _EVERY == 0:
             self._link(moments, patterns, step)
 
     def facing(self) -> tuple[Tensor, Tensor]:
@@ -176,7 +176,7 @@ class _Fit:
         """M-step of the pose."""
         mass, pull, _ = self._about(moments, patterns, step)
         if self.pose is None:
-            self.pose = first_pose(self.maps, self.weight, self.units, self.task.options.pose, self.task.total)
+            self.pose = first_pose(self.maps, self.weight, self.units, self.nodes.sway.shape[3], self.task.total)
         else:
             self.pose = pose_of(mass, pull, self.nodes.width, self.nodes.sway)
         weights = self.weight[:, None, None]
@@ -227,7 +227,8 @@ def _first_nodes(task: _Task) -> Nodes:
     units = units_of(task.layer.grid, maps, None)
     position = torch.stack([units.x[cells % width], units.y[cells // width]], 2)
     spread = torch.full(cells.shape, options.sigma).to(maps)
-    pose = options.pose if not task.place else 0
+    # The first guess has two numbers a filter.
+    pose = min(options.pose, 2 * len(chosen)) if not task.place else 0
     sway = torch.zeros(*cells.shape, 2, pose, dtype=torch.float64, device=maps.device)
     # One number for the layer: scaled by itself, a filter that hardly ever fires would have the highest scores, and its
     # chance positions as much of a say as any other's.

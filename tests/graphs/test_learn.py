@@ -244,13 +244,14 @@ def test_images_need_not_be_square():
         assert ((found.point - place).abs() <= 4).all()
 
 
-def test_dead_filters_have_no_pattern():
+def test_dead_filters_and_those_with_nan_have_no_pattern():
     layers = two_layers()
     layers[0].maps[:, 1] = -1
     layers[0].maps[:, 3] = 0
+    layers[0].maps[5, 2, 0, 0] = torch.nan
     up = learn(layers)["up"]
-    assert sorted(set(up.filter.tolist())) == [0, 2, 4]
-    assert up.scale.isinf().tolist() == [False, True, False, True, False]
+    assert sorted(set(up.filter.tolist())) == [0, 4]
+    assert up.scale.isinf().tolist() == [False, True, True, True, False]
     assert up.position.isfinite().all()
 
 
@@ -294,6 +295,19 @@ def test_progress_rises_to_all_of_the_work():
     assert len(seen) == 6
     assert seen == sorted(set(seen))
     assert seen[-1] == 1
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_few_iterations_have_edges_and_poses_too(iterations):
+    graph = learn(two_layers(), iterations=iterations)
+    assert graph["down"].parents.shape == (12, 4)
+    assert graph["up"].sway.abs().max() > 0
+
+
+def test_a_pose_has_no_more_numbers_than_the_filters_can_tell():
+    graph = learn(two_layers(), filters=1, pose=5)
+    assert graph["up"].sway.shape == (3, 2, 2)
+    assert infer(graph, two_layers(), torch.arange(12))["up"].expected.isfinite().all()
 
 
 def test_a_result_says_what_it_was_made_with():
