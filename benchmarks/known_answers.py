@@ -49,7 +49,7 @@ class Band(NamedTuple):
 
 
 # Seen over three seeds of each rho. How much a network relies on the shortcut is the network's own affair and differs
-# by seed (R* is 0.60 to 0.78 at rho 0.95); what is asked of the checks is that they say so.
+# by seed (R* is 0.69 to 0.83 at rho 0.95); what is asked of the checks is that they say so.
 BANDS = (
     *(
         Band(f"{name}/makeup", split, 0.0, high=0.15)
@@ -57,28 +57,24 @@ BANDS = (
         for split in SPLITS
     ),
     *(
-        Band(f"{name}/makeup", split, 0.95, low=0.5)
+        Band(f"{name}/makeup", split, 0.95, low=0.6)
         for name in ("exact_reliance", "crr_grey", "scr")
         for split in SPLITS
     ),
     Band("crr_by_target off R*", "biased", high=0.15),
     *(Band("scr off R*", split, high=0.12) for split in SPLITS),
     Band("e_region", "unbiased", 0.0, low=0.9, high=1.5),
-    Band("e_region", "unbiased", 0.95, low=-0.35, high=0.75),
+    Band("e_region", "unbiased", 0.95, low=-0.35, high=0.5),
     Band("worst_group_accuracy/makeup", "unbiased", 0.0, low=0.85),
     Band("worst_group_accuracy/makeup", "unbiased", 0.95, high=0.2),
     Band("accuracy", "biased", low=0.95),
-    # First or second of 21 pairs at 0.5, and first above.
-    *(
-        Band("planted pair, precision by KL", "unbiased", rho, low=0.5 if rho == 0.5 else 1.0)
-        for rho in RHOS
-        if rho > 0
-    ),
+    # First of 21 pairs.
+    *(Band("planted pair, precision by KL", "unbiased", rho, low=1.0) for rho in RHOS if rho > 0),
     # Lipstick and smile share the mouth: their evidence is not quite unrelated.
     Band("relation/smile (control)", "unbiased", low=-0.2, high=0.2),
 )
 # Networks whose R* differs by less rely on the context alike; which of them reads higher is chance.
-ALIKE = 0.05
+ALIKE = 0.1
 
 Scores = dict[str, float]
 Points = list[tuple[float, dict[str, Scores]]]
@@ -92,10 +88,12 @@ class Run(NamedTuple):
     seed: int
     rate: float = 3e-3
     faces: int = 4000
-    epochs: int = 6
+    epochs: int = 4
     size: int = 64
     width: int = 24
-    images: int = 480
+    # Hiding the eyes of 480 faces tells a share no better than by 0.03 either way.
+    biased: int = 1200
+    unbiased: int = 480
 
     @property
     def learns(self) -> bool:
@@ -140,7 +138,7 @@ def diagnosers(run: Run, checks: Mapping[str, Sequence[str]], **options: Any) ->
     return {
         split: Diagnoser(
             RenderedFaces(
-                run.images,
+                getattr(run, split),
                 size=run.size,
                 seed=PROBE_SEED,
                 correlations={"makeup": run.rho} if split == "biased" else {},
@@ -150,7 +148,7 @@ def diagnosers(run: Run, checks: Mapping[str, Sequence[str]], **options: Any) ->
             {"makeup": "eyes"},
             outputs=ATTRIBUTES,
             examples=0,
-            batch_size=min(64, run.images),
+            batch_size=min(64, run.biased, run.unbiased),
             checks=own,
             **options,
         )
@@ -226,7 +224,7 @@ def bands(columns: Columns) -> Iterator[tuple[str, bool, str]]:
     read = [column["biased"]["crr_by_target/makeup"] for column in learnt.values()]
     if len(rhos) > 1:
         correlation = float(np.corrcoef(_ranks(read), _ranks(truth))[0, 1])
-        yield "crr_by_target, biased: rank correlation with R* 0.9 or more", correlation >= 0.9, f"{correlation:.3f}"
+        yield "crr_by_target, biased: rank correlation with R* 0.95 or more", correlation >= 0.95, f"{correlation:.3f}"
         pairs = [(i, j) for i, j in permutations(range(len(truth)), 2) if truth[i] > truth[j] + ALIKE]
         ordered = sum(read[i] > read[j] for i, j in pairs)
         yield (

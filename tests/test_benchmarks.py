@@ -66,7 +66,7 @@ def test_bands_hold_for_right_figures_and_fail_for_wrong_ones():
 
 @pytest.mark.slow
 def test_known_answers_are_asked_of_a_network_as_it_trains(tmp_path, capsys):
-    run = Run(0.8, 0, faces=128, epochs=1, width=4, images=8)
+    run = Run(0.8, 0, faces=128, epochs=1, width=4, biased=8, unbiased=8)
     found = {asked: answer(asked) for asked in (run, run._replace(rate=0.0), run._replace(rho=0.5))}
     assert [[epoch for epoch, _ in points] for points in found.values()] == [[0, 0.5, 1], [0], [1]]
     draw({run: found[run]}, tmp_path / "early.png")
