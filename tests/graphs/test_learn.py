@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lightning_interp.errors import DatasetError, LayerError
+from lightning_interp.graphs import learn as learning
 from lightning_interp.graphs.infer import infer
 from lightning_interp.graphs.learn import learn_graph
 from lightning_interp.graphs.options import GraphOptions
@@ -47,7 +48,7 @@ def falls(history):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("options", [{}, {"learn_width": True}, {"tau": 2.0}, {"sigma": 0.08}])
+@pytest.mark.parametrize("options", [{}, {"learn_width": True}, {"tau": 2.0}, {"sigma": 0.08}, {"ridge": 300.0}])
 @pytest.mark.parametrize("pose", [0, 1, 2])
 def test_likelihood_never_falls_while_the_edges_are_fixed(dtype, options, pose):
     graph = learn(two_layers(dtype=dtype), iterations=20, pose=pose, **options)
@@ -67,6 +68,70 @@ def test_likelihood_never_falls_with_flips(pose, learn_width):
     history = learn(layers, iterations=20, flips=True, pose=pose, learn_width=learn_width).meta["history"]["up"]
     assert falls(history[POSED:] if pose else history) < 1e-6
     assert history[-1] > history[0]
+
+
+def spy(monkeypatch, name):
+    """Calls of a function of the learning: arguments and result."""
+    calls, original = [], getattr(learning, name)
+
+    def spied(*args):
+        calls.append((args, original(*args)))
+        return calls[-1][1]
+
+    monkeypatch.setattr(learning, name, spied)
+    return calls
+
+
+def shares(maps, patterns, units, tau):
+    """``(N, C, P, h, w)``: what each pattern has of each unit's response."""
+    centre = patterns.position + patterns.shift
+    dx, dy = units.x - centre[..., :1], units.y - centre[..., 1:]
+    variance = patterns.width.square()[..., None, None]
+    density = (dy.square()[..., None] + dx.square()[..., None, :]) / (-2 * variance) + patterns.level[..., None, None]
+    density = density.exp() / (2 * math.pi * variance)
+    return maps[:, :, None] * density / (density.sum(2, keepdim=True) + tau)
+
+
+def test_edges_are_chosen_by_where_the_units_are_about_the_new_positions(monkeypatch):
+    steps, links = spy(monkeypatch, "explain_all"), spy(monkeypatch, "choose_parents")
+    # The last edges are chosen after the last iteration.
+    graph = learn(two_layers(dtype=torch.float64), iterations=8)
+    maps, patterns, units, tau, _ = steps[-1][0]
+    owned = shares(maps, patterns, units, tau)
+    mu = (graph["down"].position / math.sqrt(128 * 160)).view(4, 3, 2)
+    away = [own - mu[..., axis, None] for axis, own in enumerate((units.x, units.y))]
+    first = torch.stack([(owned.sum(3) * away[0]).sum(3), (owned.sum(4) * away[1]).sum(3)], 3)
+    second = (owned * (away[0].square()[:, :, None] + away[1].square()[..., None])).sum((3, 4))
+    assert patterns.shift.abs().max() > 0.01
+    for own, wanted in zip(links[-1][0][:3], (owned.sum((3, 4)), first, second), strict=True):
+        torch.testing.assert_close(own.reshape(wanted.shape), wanted, rtol=1e-8, atol=1e-10)
+
+
+def test_an_image_and_its_mirror_image_share_one_say(monkeypatch):
+    steps, swayed = spy(monkeypatch, "explain_all"), spy(monkeypatch, "sways")
+    maps = noise(12, 5, 8, 10)
+    layers = [layer("up", maps, TOP, maps.flip(3))]
+    history = learn(layers, iterations=3, flips=True).meta["history"]["up"]
+    pairs = [found.likelihood.view(2, 12) for _, found in steps[:3]]
+    assert history == pytest.approx([float(each.logsumexp(0).sum()) for each in pairs])
+    wanted = steps[2][1].mass * pairs[2].softmax(0).flatten()[:, None, None]
+    torch.testing.assert_close(swayed[0][0][0].double(), wanted.double())
+
+
+def test_the_layer_below_learns_from_the_images_as_they_were_turned():
+    turned = torch.arange(10) % 3 == 1
+    layers = []
+    for name, grid in (("up", TOP), ("down", LOW)):
+        places = torch.tensor([[[30.0, 40.0]], [[50.0, 90.0]]]).expand(10, 2, 1, 2).double()
+        straight = blobs(places, grid, 8)
+        maps = torch.where(turned[:, None, None, None], straight.flip(3), straight)
+        layers.append(layer(name, maps, grid, maps.flip(3)))
+    graph = learn(layers, patterns=1, parents=1, flips=True, pose=0, sigma=0.15, iterations=20)
+    found = infer(graph, layers, torch.arange(10))
+    assert torch.equal(found.mirrored, turned) or torch.equal(found.mirrored, ~turned)
+    for own in graph.layers:
+        # Within a unit of the top layer.
+        assert (found[own.layer].point - own.position).abs().max() < 16
 
 
 def parts(images=24, together=True, seed=0):
