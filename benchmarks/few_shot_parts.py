@@ -10,6 +10,7 @@ import argparse
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from lightning_interp import AnimalPart
 from lightning_interp.data.part_tables import category_table, landmark_table
 from lightning_interp.data.probe import ProbeSet
 from lightning_interp.functional.part_location import find_peaks, peak_points
-from lightning_interp.graph_engine import explanatory_graph
+from lightning_interp.graph_engine import explanatory_graph, infer_images
 from lightning_interp.graph_results import GraphResult
 from lightning_interp.graphs.and_or import Label, Latent, latent_patterns, learn_part, locate
 from lightning_interp.probing.layers import resolve_layers
@@ -95,6 +96,11 @@ def raw_peaks(model: torch.nn.Module, probe: ProbeSet, rows: Sequence[int], grap
     return Latent(*(each.nan_to_num() for each in joined))
 
 
+def widened(graph: GraphResult) -> GraphResult:
+    """The same graph, whose patterns are looked for twice as far off: parts move more than their filters agree on."""
+    return replace(graph, layers=tuple(replace(layer, width=2 * layer.width) for layer in graph.layers))
+
+
 def _centres(labels: dict[int, Label]) -> Tensor:
     boxes = torch.tensor([label.box for label in labels.values()], dtype=torch.float64)
     return (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -120,12 +126,11 @@ def main() -> None:
     (_, places), kinds = landmark_table(photos, everything, [options.part]), category_table(photos, everything, None)
     for number, category in enumerate(photos.classes):
         rows = [i for i in everything if kinds[i] == number and not places[i, 0].isnan().any()]
-        # Patterns may be found far from where they are expected: parts move more than filters agree on.
         graph = explanatory_graph(
             model, photos, options.layers, category=category, patterns=4, iterations=8, deformation=None, background=0.0
         )
-        assert graph.learnt_from is not None
-        nodes, peaks = latent_patterns(graph, graph.learnt_from), raw_peaks(model, photos, rows, graph)
+        nodes = latent_patterns(graph, infer_images(widened(graph), model, photos, indices=rows))
+        peaks = raw_peaks(model, photos, rows, graph)
         methods: dict[str, Method] = {
             "constant": partial(constant, len(rows)),
             "raw peaks, votes": partial(raw_votes, peaks),
