@@ -108,12 +108,14 @@ def test_the_likelier_of_an_image_and_its_mirror_image_is_taken():
     maps, mirrored = mirrored_maps(turned, LOW)
     layers = [layer("up", maps, LOW, mirrored)]
     graph = learn_graph(
-        layers, GraphOptions(patterns=1, flips=True, pose=0, sigma=0.15, deformation=None, iterations=8)
+        layers, GraphOptions(patterns=1, flips=True, pose=0, sigma=0.15, deformation=None, background=0, iterations=8)
     )
     found = infer(graph, layers, torch.arange(7))
     # Which of the two counts as straight is a matter of the start.
     assert torch.equal(found.mirrored, turned) or torch.equal(found.mirrored, ~turned)
     assert (found["up"].point == found["up"].point[:1]).all()
+    # Within a unit of where they were learnt to be.
+    assert (found["up"].point - graph["up"].position).abs().max() < 8
     without = infer(graph, [layer("up", maps, LOW)], torch.arange(7))
     assert not without.mirrored.any()
     assert not (without["up"].point == without["up"].point[:1]).all()

@@ -118,6 +118,15 @@ def test_an_image_and_its_mirror_image_share_one_say(monkeypatch):
     torch.testing.assert_close(swayed[0][0][0].double(), wanted.double())
 
 
+def test_the_likelihood_includes_the_priors_of_pose_and_displacement(monkeypatch):
+    steps, swayed = spy(monkeypatch, "explain_all"), spy(monkeypatch, "sways")
+    history = learn(swaying(24)[0], patterns=1, ridge=3, sigma=0.2).meta["history"]["up"]
+    (_, _, pose, *_), sway = swayed[-2]
+    wanted = steps[-1][1].likelihood.sum() - pose.square().sum() / 2 - 3 / 0.2**2 * sway.square().sum() / 2
+    assert history[-1] == pytest.approx(float(wanted))
+    assert 3 / 0.2**2 * sway.square().sum() > 0.1
+
+
 def test_the_layer_below_learns_from_the_images_as_they_were_turned():
     turned = torch.arange(10) % 3 == 1
     layers = []
@@ -126,7 +135,9 @@ def test_the_layer_below_learns_from_the_images_as_they_were_turned():
         straight = blobs(places, grid, 8)
         maps = torch.where(turned[:, None, None, None], straight.flip(3), straight)
         layers.append(layer(name, maps, grid, maps.flip(3)))
-    graph = learn(layers, patterns=1, parents=1, flips=True, pose=0, sigma=0.15, iterations=20)
+    options = {"patterns": 1, "parents": 1, "flips": True, "pose": 0, "sigma": 0.15, "iterations": 20}
+    # Without a background patterns go to where their filters fire.
+    graph = learn(layers, background=0, deformation=None, **options)
     found = infer(graph, layers, torch.arange(10))
     assert torch.equal(found.mirrored, turned) or torch.equal(found.mirrored, ~turned)
     for own in graph.layers:
