@@ -32,10 +32,11 @@ def first_pose(maps: Tensor, weight: Tensor, units: Units, number: int, total: S
     """
     maps = maps[:, :_FILTERS].double()
     count = total(weight.sum()[None])
+    mass = maps.sum((2, 3))[..., None]
     moments = torch.stack([(maps.sum(2) * units.x.double()).sum(2), (maps.sum(3) * units.y.double()).sum(2)], 2)
-    mean = total((moments * weight[:, None, None]).sum(0)) / count
+    place, share = total(torch.einsum("n,nck->ck", weight, torch.cat([moments, mass], 2))).split((2, 1), 1)
     # Weighted by the activation, so that a silent filter says nothing.
-    shift = (moments - maps.sum((2, 3))[..., None] * mean).flatten(1)
+    shift = (moments - mass * (place / share.clamp(min=1e-300))).flatten(1)
     covariance = total((shift * weight[:, None]).T @ shift) / count
     values, vectors = torch.linalg.eigh(covariance)
     values, vectors = values[-number:].flip(0), vectors[:, -number:].flip(1)

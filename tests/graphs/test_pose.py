@@ -86,3 +86,18 @@ def test_the_first_guess_follows_what_moves_together(number):
     heavy[-1] = 0
     more = first_pose(torch.cat([maps, maps.flip(2)[:1]]), heavy, units, number, local)
     torch.testing.assert_close(more[:-1], pose, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("level", [0.2, 5.0])
+def test_the_first_guess_takes_no_strength_of_a_filter_for_a_place(level):
+    images, grid, draw = 40, grid_of(12, 12, 8), torch.Generator().manual_seed(0)
+    step = torch.randn(images, generator=draw, dtype=torch.float64).clamp(-2, 2) * 8
+    places = torch.full((images, 6, 1, 2), 48.0, dtype=torch.float64)
+    places[..., 0] += step[:, None, None]
+    strength = 0.5 + torch.rand(images, 6, 1, 1, generator=draw)
+    strength[:, :3] *= level
+    units = Units(*(torch.tensor(axis.anchors) / 96 for axis in (grid.columns, grid.rows)))
+    pose = first_pose(blobs(places, grid, 6) * strength, torch.ones(images, dtype=torch.float64), units, 1, local)
+    assert abs(np.corrcoef(pose[:, 0], step)[0, 1]) > 0.95
+    assert pose.mean().item() == pytest.approx(0, abs=0.05)
+    assert pose.square().mean().item() == pytest.approx(1, abs=0.05)
