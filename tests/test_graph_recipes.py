@@ -86,14 +86,14 @@ def test_the_strongest_units_stay():
 
 
 def test_vae_gan_is_trained_told_of_and_saved(tmp_path, capsys):
-    vae_train.main(f"--epochs 2 --faces 64 --accelerator cpu --runs {tmp_path}".split())
+    vae_train.main(f"--epochs 2 --faces 32 --accelerator cpu --runs {tmp_path}".split())
     said = capsys.readouterr().out
     head, *lines = said[said.index("epoch") :].split("\n\n")[0].splitlines()
     assert re.split("  +", head) == ["epoch", *vae_train.COLUMNS]
     table = [[float(cell) for cell in line.split()] for line in lines]
     assert [row[0] for row in table] == [0, 1]
     # The mean image is the same in every epoch, and what it is off by is the faces' own variance.
-    assert table[0][2] == table[1][2] == pytest.approx(0.06, abs=0.03)
+    assert table[0][2] == table[1][2] == pytest.approx(0.06, abs=0.04)
     assert all(0 < cell < 1 for row in table for cell in row[4:])
     log = tmp_path / "vae_gan" / "version_0"
     encoder = load_encoder(log / "encoder.safetensors")
@@ -104,13 +104,13 @@ def test_vae_gan_is_trained_told_of_and_saved(tmp_path, capsys):
         sizes.append(tuple(maps.shape[2:]))
     assert sizes == [(24, 24), (12, 12), (6, 6)]
     with Image.open(log / "faces.png") as page:
-        assert page.size == (8 * 50 + 2, 3 * 50 + 2)
+        assert page.size == (4 * 50 + 2, 3 * 50 + 2)
 
 
 def stepped(deceit, folder):
     """The network after one step."""
     torch.manual_seed(0)
-    net = VAEGAN(width=2, latent=3, deceit=deceit)
+    net = VAEGAN(width=4, latent=3, deceit=deceit)
     quiet_trainer(folder, limit_train_batches=1, limit_val_batches=0).fit(net, FacePictures(8, 2, batch_size=8))
     return net
 

@@ -51,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--faces", type=int, default=1000, help="faces to train on")
+    parser.add_argument("--faces", type=int, default=2000, help="faces to train on")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the TensorBoard log")
     parser.add_argument("--accelerator", default="auto")
     return parser.parse_args(args)
