@@ -107,35 +107,28 @@ def synthesise(
     *,
     share: float = 0.1,
     among: Tensor | None = None,
-    mirrored: Tensor | None = None,
 ) -> Synthesis:
     """Draw images from their maps: whole, and with the units of valid patterns alone, beside references.
 
     Args:
         decoder: From maps ``(N, C, h, w)`` to images ``(N, 3, H, W)``, in eval mode and on the device of the maps; see
             :class:`~lightning_interp.modules.UpConvolution`.
-        maps: ``(N, C, h, w)`` float32 as the layer gives them.
+        maps: ``(N, C, h, w)`` float32 as the layer gives them, of the mirror image where the patterns are those of it
+            (``Inference.mirrored``); that is then drawn.
         layer: The layer of the graph.
         patterns: Its patterns in these images.
         share: Share of an image's patterns that are valid.
         among: ``(V,)`` bool, patterns that were not pruned: ``graph.kept(layer.layer)``; None for all.
-        mirrored: ``(N,)`` bool, images of which the maps are those of the mirror image, ``Inference.mirrored``. Places
-            are those in the image as it is, and so are the images drawn. None for no image.
 
     Raises:
         DatasetError: If the maps are not of the layer's size or not as many as the patterns' images.
     """
     _check_maps(maps, layer, len(patterns.point))
-    turned = torch.zeros(len(maps), dtype=torch.bool) if mirrored is None else mirrored.cpu()
-    expected = patterns.expected.clone()
-    expected[turned, :, 0] = layer.grid.columns.size - 1 - expected[turned, :, 0]
     valid = valid_patterns(patterns.score, share, among)
-    left = maps * assigned_units(expected, valid, layer).to(maps.device)
+    left = maps * assigned_units(patterns.expected, valid, layer).to(maps.device)
     active, whole = (each.clamp(min=0).flatten(1).sum(1) for each in (left, maps))
-    mirror = turned.to(maps.device)[:, None, None, None]
     drawn = [decoder(each) for each in (maps, left, maps * _as_many(maps > 0, left > 0), torch.zeros_like(maps))]
-    full, kept, chance, blank = (torch.where(mirror, each.flip(-1), each) for each in drawn)
-    return Synthesis(full, kept, chance, blank, active / whole)
+    return Synthesis(*drawn, share=active / whole)
 
 
 def _as_many(active: Tensor, kept: Tensor) -> Tensor:

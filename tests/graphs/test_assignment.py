@@ -138,20 +138,6 @@ def test_the_decoder_gets_the_units_of_valid_patterns_alone():
     assert drawn.share.tolist() == pytest.approx([27 / (21 + 93)])
 
 
-def test_of_mirror_images_the_images_are_drawn_as_they_are():
-    grid = Grid(Axis.cells(2, 8), Axis.cells(3, 12))
-    layer = layer_of([0, 2, 2], grid, 3)
-    place = torch.tensor([[5.5, 5.5], [1.5, 1.5], [9.5, 1.5]])[None].expand(2, -1, -1)
-    maps = torch.rand(1, 3, 2, 3, generator=torch.Generator().manual_seed(0))
-    patterns = LayerPatterns(place, torch.ones(2, 3), place)
-    mirrored = torch.tensor([False, True])
-    drawn = synthesise(Sum(), torch.cat([maps, maps.flip(-1)]), layer, patterns, share=0.5, mirrored=mirrored)
-    for each in (drawn.full, drawn.kept):
-        assert each[0].any()
-        assert torch.equal(each[0], each[1])
-    assert drawn.share[0].item() == pytest.approx(drawn.share[1].item())
-
-
 def test_a_silent_map_has_no_share():
     patterns = LayerPatterns(PLACE, torch.zeros(1, 3), PLACE)
     drawn = synthesise(Sum(), torch.zeros(1, 3, 2, 3), LAYER, patterns)
