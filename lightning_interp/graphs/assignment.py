@@ -127,8 +127,9 @@ def synthesise(
     valid = valid_patterns(patterns.score, share, among)
     left = maps * assigned_units(patterns.expected, valid, layer).to(maps.device)
     active, whole = (each.clamp(min=0).flatten(1).sum(1) for each in (left, maps))
-    drawn = [decoder(each) for each in (maps, left, maps * _as_many(maps > 0, left > 0), torch.zeros_like(maps))]
-    return Synthesis(*drawn, share=active / whole)
+    by_chance = maps * _as_many(maps > 0, left > 0)
+    full, kept, chance, blank = (decoder(each) for each in (maps, left, by_chance, torch.zeros_like(maps)))
+    return Synthesis(full, kept, chance, blank, active / whole)
 
 
 def _as_many(active: Tensor, kept: Tensor) -> Tensor:

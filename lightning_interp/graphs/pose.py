@@ -34,9 +34,10 @@ def first_pose(maps: Tensor, weight: Tensor, units: Units, number: int, total: S
     count = total(weight.sum()[None])
     mass = maps.sum((2, 3))[..., None]
     moments = torch.stack([(maps.sum(2) * units.x.double()).sum(2), (maps.sum(3) * units.y.double()).sum(2)], 2)
-    place, share = total(torch.einsum("n,nck->ck", weight, torch.cat([moments, mass], 2))).split((2, 1), 1)
+    sums = total(torch.einsum("n,nck->ck", weight, torch.cat([moments, mass], 2)))
+    centre = sums[:, :2] / sums[:, 2:].clamp(min=1e-300)
     # Weighted by the activation, so that a silent filter says nothing.
-    shift = (moments - mass * (place / share.clamp(min=1e-300))).flatten(1)
+    shift = (moments - mass * centre).flatten(1)
     covariance = total((shift * weight[:, None]).T @ shift) / count
     values, vectors = torch.linalg.eigh(covariance)
     values, vectors = values[-number:].flip(0), vectors[:, -number:].flip(1)
