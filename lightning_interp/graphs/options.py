@@ -1,6 +1,7 @@
 """How to learn an explanatory graph."""
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -61,26 +62,31 @@ class GraphOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = [self.patterns] if isinstance(self.patterns, int) else list(self.patterns or ())
-        for name, value, least in (
-            *(("patterns", count, 1) for count in counts),
-            ("filters", 1 if self.filters is None else self.filters, 1),
-            ("iterations", self.iterations, 1),
-            ("parents", self.parents, 1),
-            ("candidates", self.candidates, self.parents),
-            ("pose", self.pose, 0),
-        ):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        lengths = {"sigma": self.sigma, "deformation": self.deformation, "window": self.window}
-        for name, number in ((name, length) for name, length in lengths.items() if length is not None):
-            if not (number > 0 and math.isfinite(number)):
-                raise ValueError(f"{name} must be positive, got {number}")
-        for name, number in (("tau", self.tau), ("background", self.background), ("ridge", self.ridge)):
-            if not number >= 0:
-                raise ValueError(f"{name} must be at least 0, got {number}")
-        if not 0 < self.spreads[0] <= self.spreads[1]:
+        # Numbers of numpy and lists of YAML are made Python's own, as JSON and comparisons need them.
+        for name, value in self._checked().items():
+            object.__setattr__(self, name, value)
+
+    def _checked(self) -> dict[str, Any]:
+        """The values that a kind of number is asked of, as that, and within their ranges."""
+        found: dict[str, Any] = {"patterns": _counts(self.patterns), "seed": _whole("seed", self.seed, 0)}
+        parents = found["parents"] = _whole("parents", self.parents, 1)
+        for name, least in (("iterations", 1), ("candidates", parents), ("pose", 0)):
+            found[name] = _whole(name, getattr(self, name), least)
+        if self.filters is not None:
+            found["filters"] = _whole("filters", self.filters, 1)
+        for name in ("sigma", "deformation", "window"):
+            if name == "sigma" or getattr(self, name) is not None:
+                number = found[name] = _number(name, getattr(self, name))
+                if not (number > 0 and math.isfinite(number)):
+                    raise ValueError(f"{name} must be positive and finite, got {number}")
+        for name in ("tau", "background", "ridge"):
+            number = found[name] = _number(name, getattr(self, name))
+            if not (number >= 0 and math.isfinite(number)):
+                raise ValueError(f"{name} must be at least 0 and finite, got {number}")
+        spreads = found["spreads"] = tuple(_number("spreads", each) for each in self.spreads)
+        if len(spreads) != 2 or not 0 < spreads[0] <= spreads[1] < math.inf:
             raise ValueError(f"spreads must be two positive numbers, the smaller first, got {self.spreads}")
+        return found
 
     def nodes(self, place: int, name: str, size: tuple[int, int]) -> int:
         """Patterns a filter of the layer in that place, whose maps are ``(h, w)``.
@@ -103,3 +109,26 @@ class GraphOptions:
     def as_dict(self) -> dict[str, Any]:
         """The options, JSON-able."""
         return asdict(self)
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    try:
+        number = int(operator.index(value))
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return number
+
+
+def _counts(value: Any) -> int | tuple[int, ...] | None:
+    if hasattr(value, "__iter__"):
+        return tuple(_whole("patterns", each, 1) for each in value)
+    return None if value is None else _whole("patterns", value, 1)
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number, got {value!r}") from None

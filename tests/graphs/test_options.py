@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from lightning_interp.errors import LayerError
@@ -20,15 +21,22 @@ from lightning_interp.graphs.options import GraphOptions
         ({"parents": 0}, "parents must be"),
         ({"parents": 20, "candidates": 10}, "candidates must be a whole number of at least 20, got 10"),
         ({"pose": -1}, "pose must be a whole number of at least 0, got -1"),
-        ({"sigma": 0}, "sigma must be positive, got 0"),
+        ({"sigma": 0}, "sigma must be positive and finite, got 0"),
         ({"deformation": -0.1}, "deformation must be positive"),
         ({"window": math.inf}, "window must be positive"),
-        ({"sigma": math.nan}, "sigma must be positive, got nan"),
-        ({"tau": -1}, "tau must be at least 0, got -1"),
-        ({"background": math.nan}, "background must be at least 0, got nan"),
+        ({"sigma": math.nan}, "sigma must be positive and finite, got nan"),
+        ({"tau": -1}, "tau must be at least 0 and finite, got -1"),
+        ({"background": math.nan}, "background must be at least 0 and finite, got nan"),
         ({"ridge": -1}, "ridge must be"),
         ({"spreads": (0.5, 0.1)}, "spreads must be two positive numbers, the smaller first"),
         ({"spreads": (0, 0.1)}, "spreads must be"),
+        ({"spreads": (0.1, 0.2, 0.3)}, "spreads must be two positive numbers"),
+        ({"spreads": (0.1, math.inf)}, "spreads must be two positive numbers"),
+        ({"ridge": math.inf}, "ridge must be at least 0 and finite, got inf"),
+        ({"sigma": None}, "sigma must be a number, got None"),
+        ({"tau": "much"}, "tau must be a number, got 'much'"),
+        ({"patterns": "4"}, "patterns must be a whole number of at least 1, got '4'"),
+        ({"seed": "4"}, "seed must be a whole number of at least 0, got '4'"),
     ],
 )
 def test_values_out_of_range_are_named(option, message):
@@ -53,6 +61,15 @@ def test_patterns_by_layer():
 
 def test_options_survive_json():
     options = GraphOptions(patterns=[3, 5], window=0.2)
-    assert GraphOptions(**json.loads(json.dumps(options.as_dict()))).as_dict() == json.loads(
-        json.dumps(options.as_dict())
-    ) | {"spreads": [0.03, 0.5]}
+    again = GraphOptions(**json.loads(json.dumps(options.as_dict())))
+    assert again == options
+    assert again != GraphOptions(patterns=[3, 5], window=0.3)
+
+
+def test_numbers_of_numpy_are_numbers():
+    options = GraphOptions(
+        patterns=np.array([3, 5]), filters=np.int64(4), pose=np.int32(1), sigma=np.float64(0.2), spreads=[0.1, 1]
+    )
+    assert options == GraphOptions(patterns=(3, 5), filters=4, pose=1, sigma=0.2, spreads=(0.1, 1.0))
+    assert GraphOptions(patterns=np.int64(3)).patterns == 3
+    assert json.loads(json.dumps(options.as_dict()))["patterns"] == [3, 5]
