@@ -20,7 +20,7 @@ from lightning_interp.graph_study import GraphStudy
 from lightning_interp.graphs.evaluation import evaluate_graph
 from lightning_interp.graphs.infer import LayerMaps, infer, join
 from lightning_interp.graphs.options import GraphOptions
-from lightning_interp.probing.engine import SweepEngine
+from lightning_interp.probing.engine import SweepEngine, check_least
 from lightning_interp.probing.layers import LayerInfo, resolve_layers
 from lightning_interp.probing.order import check_descends
 from lightning_interp.probing.placement import Placement, image_grid
@@ -86,7 +86,10 @@ class GraphLearner(SweepEngine[GraphResult]):
         self.options, self.category, self.upsample = options, category, upsample
         if category is not None:
             self.indices = _of_category(probe, self.indices, category)
+            # JSON has no numbers of numpy.
+            self.category = category if isinstance(category, str) else int(category)
         if max_samples is not None:
+            check_least(max_samples=(max_samples, 1))
             count = len(self.indices)
             self.indices = [self.indices[i * count // max_samples] for i in range(min(count, max_samples))]
         self.bank = LabelBank(LabelEncoder(probe, probe.mask_size), every_image_counts=True)
@@ -260,7 +263,7 @@ def infer_images(
     indices: Sequence[int] | None = None,
     batch_size: int = 64,
 ) -> Inference:
-    """Where the patterns of a graph are in images.
+    """Where the patterns of a graph are in images, in the order of the images' indices.
 
     Args:
         graph: The graph.
@@ -271,9 +274,10 @@ def infer_images(
 
     Raises:
         LayerError: If the network has not the graph's layers.
-        DatasetError: If the maps are not of the shapes of the graph's, or there is no image.
+        DatasetError: If the images are not of the size of those that it was learnt from, a layer gives maps of other
+            shapes, NaN or infinite values, or there is no image.
     """
-    chosen = list(range(len(images)) if indices is None else indices)
+    chosen = [int(index) for index in (range(len(images)) if indices is None else indices)]
     if not chosen:
         raise DatasetError("no image to infer patterns in")
     flips = bool(GraphOptions(**graph.settings["options"]).flips)
@@ -282,6 +286,11 @@ def infer_images(
         for start in range(0, len(chosen), batch_size):
             rows = chosen[start : start + batch_size]
             batch = _batch(images, rows, model)
+            size, own = (" x ".join(map(str, each)) for each in (batch.shape[2:], graph.image_size))
+            if size != own:
+                raise DatasetError(
+                    f"images of {size} pixels, but the graph was learnt from images of {own}; scale them"
+                )
             maps = []
             for facing in (batch, batch.flip(3))[: 2 if flips else 1]:
                 model(facing)

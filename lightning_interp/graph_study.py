@@ -63,7 +63,7 @@ class GraphStudy(Study):
         if self.learner.options.flips:
             self._mirror()
         for name, own in self.maps.items():
-            self._check(name, own)
+            self._check(name, own, self.mirrored[name])
         return []
 
     def update_again(self, batch: ProbeBatch, maps: Mapping[str, Tensor]) -> None:
@@ -119,8 +119,8 @@ class GraphStudy(Study):
             forward=self.forward,
         )
 
-    def _check(self, name: str, maps: Sequence[Tensor]) -> None:
-        if not all(bool(each.isfinite().all()) for each in maps):
+    def _check(self, name: str, maps: Sequence[Tensor], mirrored: Sequence[Tensor]) -> None:
+        if not all(bool(each.isfinite().all()) for each in (*maps, *mirrored)):
             raise LayerError(f"layer '{name}' gives NaN or infinite activations; its patterns cannot be learnt")
         if maps and all(bool((each > 0).all()) for each in maps):
             warnings.warn(

@@ -1,8 +1,10 @@
 """Explanatory graphs of networks on probe sets: parts that move, processes, bad input, and nothing left behind."""
 
+import json
 import warnings
 from datetime import timedelta
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -248,10 +250,57 @@ def test_foreign_networks_and_images():
     graph = learn(module=module)
     with pytest.raises(LayerError, match="unknown layer"):
         infer_images(graph, nn.Sequential(nn.Conv2d(3, 4, 3)), RandomProbe(2))
-    with pytest.raises(DatasetError, match="of another network, or of images of another size"):
-        infer_images(graph, module, RandomProbe(2, size=32))
+    foreign = nn.Sequential(*module)
+    foreign[3] = nn.Conv2d(5, 4, 3, stride=1)
+    with pytest.raises(DatasetError, match=r"layer '4': maps .* of another network"):
+        infer_images(graph, foreign, RandomProbe(2))
+    # The second gives maps of the same shapes.
+    height, width = graph.image_size
+    for size in ((32, 32), (height, width - 1)):
+        with pytest.raises(
+            DatasetError, match=rf"images of {size[0]} x {size[1]} pixels, but .* from images of 24 x 2"
+        ):
+            infer_images(graph, module, torch.rand(2, 3, *size))
+    with pytest.raises(DatasetError, match="layer '4' gives NaN or infinite activations"):
+        infer_images(graph, module, torch.full((2, 3, height, width), torch.nan))
     with pytest.raises(DatasetError, match="no image to infer"):
         infer_images(graph, module, RandomProbe(2), indices=[])
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_samples_below_one_are_refused(number):
+    with pytest.raises(ValueError, match=f"max_samples must be at least 1, got {number}"):
+        learn(max_samples=number)
+
+
+def test_numbers_and_indices_of_numpy_and_torch(tmp_path):
+    module, probe = network(), SpotProbe(8, categories=2)
+    graph = learn(probe, module, category=np.int64(1), max_samples=np.int64(4), patterns=np.int64(2))
+    assert graph.learnt_from.images.tolist() == [1, 3, 5, 7]
+    assert json.loads(graph.save(tmp_path).read_text())["settings"]["category"] == 1
+    for indices in (np.array([5, 2]), torch.tensor([5, 2])):
+        assert graph.infer(probe, module, indices=indices).images.tolist() == [2, 5]
+
+
+class NoneAtTheLeft(nn.Module):
+    """Gives NaN where the left of the image is black."""
+
+    def forward(self, x):
+        return x.masked_fill((x[..., 0] == 0).all(), torch.nan)
+
+
+class BlackAtTheRight(RandomProbe):
+    def image(self, index):
+        image = super().image(index).clone()
+        image[..., -1] = 0
+        return image
+
+
+def test_a_mirror_image_that_gives_nan_is_told():
+    module, probe = nn.Sequential(NoneAtTheLeft(), *network()), BlackAtTheRight(12)
+    learn(probe, module, layers=("5", "2"), upsample="cell")
+    with pytest.raises(LayerError, match="layer '5' gives NaN or infinite activations"):
+        learn(probe, module, layers=("5", "2"), upsample="cell", flips=True)
 
 
 def ranks_of(world):

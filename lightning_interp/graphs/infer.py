@@ -121,7 +121,7 @@ def infer(
         Where they are; of an image whose mirror image was taken, the points are those of the mirror image.
 
     Raises:
-        DatasetError: If the maps are not those of the graph's layers.
+        DatasetError: If the maps are not those of the graph's layers, or those of its filters not finite.
     """
     check_maps(graph, layers)
     options = GraphOptions(**graph.settings["options"])
@@ -162,7 +162,7 @@ def join(parts: Sequence[Inference]) -> Inference:
 
 
 def check_maps(graph: GraphResult, layers: Sequence[LayerMaps]) -> None:
-    """Raise a ``DatasetError`` unless the maps are those of the graph's layers, in its order."""
+    """Raise a ``DatasetError`` unless the maps are those of the graph's layers, in its order, and finite."""
     names = [each.layer for each in layers]
     if names != list(graph.names):
         raise DatasetError(f"maps of the layers {names}, but the graph is of {list(graph.names)}, in this order")
@@ -174,3 +174,7 @@ def check_maps(graph: GraphResult, layers: Sequence[LayerMaps]) -> None:
                 f"{shape}: it is of another network, or of images of another size "
                 f"({graph.image_size[0]} x {graph.image_size[1]} pixels)"
             )
+        used = layer.scale.isfinite().to(own.maps.device)
+        for maps in (own.maps, own.mirrored):
+            if maps is not None and not (maps.isfinite().all((0, 2, 3)) | ~used).all():
+                raise DatasetError(f"layer '{layer.layer}' gives NaN or infinite activations, in which no pattern is")

@@ -69,7 +69,7 @@ def learn_graph(
         seen = locate(nodes, patterns, response, own.grid, options, byte_budget)
         scores = total(seen.score.double().sum(0)) / count
         above = seen.above(nodes)
-        found.append(nodes.result(own.layer, own.maps.shape[1], scores / scores.mean(), own.grid))
+        found.append(nodes.result(own.layer, own.maps.shape[1], scores / scores.mean().clamp(min=1e-300), own.grid))
         history[own.layer] = fit.history
     size = first.grid.rows.size, first.grid.columns.size
     settings = {"options": options.as_dict(), "num_images": count}

@@ -132,6 +132,16 @@ def test_foreign_maps_are_refused():
             infer(graph, [layers[0]._replace(maps=maps), layers[1]], torch.arange(6))
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_maps_that_are_not_finite_are_refused(value):
+    graph, layers = learnt()
+    for field in ("maps", "mirrored"):
+        spoilt = layers[1].maps.clone()
+        spoilt[2, 3, 1, 1] = value
+        with pytest.raises(DatasetError, match="layer 'down' gives NaN or infinite activations"):
+            infer(graph, [layers[0], layers[1]._replace(**{field: spoilt})], torch.arange(6))
+
+
 def test_joined_inferences_are_whole():
     graph, layers = learnt()
     whole = infer(graph, layers, torch.arange(6))

@@ -397,3 +397,9 @@ def test_a_result_says_what_it_was_made_with():
     # The image's side is sqrt(128 * 160); widths are pixels.
     assert graph["up"].width.tolist() == pytest.approx([0.3 * math.sqrt(128 * 160)] * 15)
     assert dataclasses.replace(graph).names == ("up", "down")
+
+
+def test_patterns_that_nothing_is_near_have_no_score():
+    graph = learn(two_layers(), deformation=1e-4, background=0.0)
+    assert [layer.score.isfinite().all().item() for layer in graph.layers] == [True, True]
+    assert graph["down"].score.tolist() == [0.0] * len(graph["down"])
