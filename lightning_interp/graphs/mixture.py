@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_interp.functional.exact_products import exact_products
+
 # Relative to the activation of the mean filter, 1 an image: where less speaks for a position, it stays.
 _NEGLIGIBLE = 1e-9
 
@@ -105,12 +107,13 @@ def explain(maps: Tensor, patterns: Patterns, units: Units, tau: float) -> Momen
     """
     dx, dy, lx, ly = _logs(patterns, units)
     gx, gy = lx.exp(), ly.exp()
-    total = gy.mT @ gx + tau
     number = gx.shape[2] + 1
-    # Where nothing can explain a unit (tau 0, a window), nothing does.
-    share = torch.where(total > 0, maps / total, 0.0)
+    with exact_products(maps.device):
+        total = gy.mT @ gx + tau
+        # Where nothing can explain a unit (tau 0, a window), nothing does.
+        share = torch.where(total > 0, maps / total, 0.0)
+        columns, rows = (gy @ share) * gx, (gx @ share.mT) * gy
     likelihood = torch.xlogy(maps, total / number).double().sum((1, 2, 3))
-    columns, rows = (gy @ share) * gx, (gx @ share.mT) * gy
     sums = [(columns * dx).sum(3), (rows * dy).sum(3)]
     second = (columns * dx.square()).sum(3) + (rows * dy.square()).sum(3)
     return Moments(rows.sum(3), torch.stack(sums, 3), second, likelihood)

@@ -68,6 +68,15 @@ def test_float32_is_float64_but_for_rounding():
         torch.testing.assert_close(own.double(), other, rtol=1e-4, atol=1e-6)
 
 
+def test_the_precision_that_training_is_set_to_does_not_matter():
+    maps, patterns, units = case(images=4, height=20, width=20, patterns=20, dtype=torch.float32)
+    own = explain(maps, patterns, units, 0.1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        other = explain(maps, patterns, units, 0.1)
+    for one, two in zip(own, other, strict=True):
+        assert torch.equal(one, two)
+
+
 def test_m_step_is_the_weighted_mean_and_deviation():
     maps, patterns, units = case(images=1, filters=1, patterns=1)
     patterns = patterns._replace(shift=torch.zeros_like(patterns.shift), level=torch.zeros_like(patterns.level))
