@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -177,6 +178,10 @@ def _graph(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GraphR
         }
         learnt_from = Inference(**{key: tensors[f"learnt_from.{key}"] for key in _IMAGES}, layers=patterns)
     height, width = document["image_size"]
+    meta = dict(document["meta"])
+    if "evaluation" in meta:
+        # JSON has no NaN: the figures that nothing was there for are null.
+        meta["evaluation"] = {key: math.nan if each is None else each for key, each in meta["evaluation"].items()}
     return GraphResult(
         layers=layers,
         image_size=(int(height), int(width)),
@@ -184,7 +189,7 @@ def _graph(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GraphR
         edits=tuple(tuple(edit) for edit in document["edits"]),
         settings=dict(document["settings"]),
         seconds=float(document["seconds"]),
-        meta=dict(document["meta"]),
+        meta=meta,
     )
 
 

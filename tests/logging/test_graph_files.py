@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 
@@ -65,6 +66,15 @@ def test_numbers_that_have_no_short_form_come_back(tmp_path):
     graph = dataclasses.replace(graph, seconds=2 / 3)
     graph.save(tmp_path)
     assert_same_graph(GraphResult.load(tmp_path), graph)
+
+
+def test_figures_of_nothing_come_back_as_nan(tmp_path):
+    graph = dataclasses.replace(toy_graph(), meta={"evaluation": {"up/purity": math.nan, "up/r2": -0.5}, "epoch": None})
+    graph.save(tmp_path)
+    again = GraphResult.load(tmp_path)
+    assert math.isnan(again.scalars()["up/purity"])
+    assert again.scalars()["up/r2"] == -0.5
+    assert again.meta["epoch"] is None
 
 
 def test_edits_are_kept_and_can_be_undone_after_loading(tmp_path):
