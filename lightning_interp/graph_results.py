@@ -27,7 +27,8 @@ class PatternLayer:
         layer: Module path.
         filter: ``(V,)`` int64, the filter that the pattern belongs to.
         position: ``(V, 2)`` float64, mu: x and y in pixels, whole numbers being centres of pixels.
-        width: ``(V,)`` float64, standard deviation of the pattern's own prior along either axis, in pixels.
+        width: ``(V,)`` float64, standard deviation of the pattern's prior along either axis, in pixels; with parents
+            that of the product of what they say, s_V.
         spread: ``(V,)`` float64, standard deviation with which the pattern, as a parent, tells where others are.
         score: ``(V,)`` float64, mean score over the images that it was learnt from, over the mean of the layer.
         parents: ``(V, M)`` int64, rows of patterns in the layer above; -1 where there is none.

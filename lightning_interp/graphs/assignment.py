@@ -68,9 +68,10 @@ def assigned_units(expected: Tensor, valid: Tensor, layer: PatternLayer, tau: fl
     """The units that are assigned to valid patterns.
 
     Each unit goes, as in the E-step, to the pattern of its filter that is most likely there, a normal distribution
-    about the place where the pattern is expected; or to none of them, if that is less likely than ``tau`` times a
-    uniform distribution over the image. What is meant by "assigned" is not said in the paper; to take of each pattern
-    the one unit that it is inferred at leaves hardly anything, for the best patterns of a filter take the same one.
+    about the place where the pattern is expected (how far its parents agree has no say here); or to none of them, if
+    that is less likely than ``tau`` times a uniform distribution over the image. What is meant by "assigned" is not
+    said in the paper; to take of each pattern the one unit that it is inferred at leaves hardly anything, for the best
+    patterns of a filter take the same one.
 
     Args:
         expected: ``(N, V, 2)``, x and y of where each pattern is expected, in pixels of the image.

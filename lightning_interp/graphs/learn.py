@@ -69,6 +69,8 @@ def learn_graph(
         seen = locate(nodes, patterns, response, own.grid, options, byte_budget)
         scores = total(seen.score.double().sum(0)) / count
         above = seen.above(nodes)
+        # What was set is no longer that of patterns with parents.
+        nodes = nodes._replace(width=patterns.width)
         found.append(nodes.result(own.layer, own.maps.shape[1], scores / scores.mean().clamp(min=1e-300), own.grid))
         history[own.layer] = fit.history
     size = first.grid.rows.size, first.grid.columns.size

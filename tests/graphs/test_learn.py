@@ -403,3 +403,12 @@ def test_patterns_that_nothing_is_near_have_no_score():
     graph = learn(two_layers(), deformation=1e-4, background=0.0)
     assert [layer.score.isfinite().all().item() for layer in graph.layers] == [True, True]
     assert graph["down"].score.tolist() == [0.0] * len(graph["down"])
+
+
+def test_the_width_of_patterns_with_parents_is_that_of_what_these_say():
+    graph = learn(two_layers())
+    up, down = graph.layers
+    assert up.width.tolist() == pytest.approx([0.3 * math.sqrt(128 * 160)] * len(up), rel=1e-6)
+    variance = 1 / up.spread[down.parents].square().reciprocal().mean(1)
+    torch.testing.assert_close(down.width, variance.sqrt(), rtol=1e-5, atol=0)
+    assert down.width.std() > 0.1
