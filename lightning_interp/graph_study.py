@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_interp.data.loading import ProbeBatch, probe_batches
 from lightning_interp.errors import LayerError
 from lightning_interp.functional.part_location import Peaks, find_peaks
-from lightning_interp.graph_results import GraphResult
+from lightning_interp.graph_results import GraphResult, Inference
 from lightning_interp.graphs.infer import LayerMaps, infer, join
 from lightning_interp.graphs.learn import learn_graph
 from lightning_interp.probing.layers import resolve_layers
@@ -74,10 +74,13 @@ class GraphStudy(Study):
         layers = [self._layer(name) for name in list(self.maps)]
         with torch.no_grad():
             graph = learn_graph(layers, self.learner.options, total=self.ranks.sum, progress=self.learner.learning)
-            own = infer(graph, layers, torch.tensor(self.images, dtype=torch.int64))
-        peaks = [find_peaks(each.maps) for each in layers]
+            error, own = None, None
+            try:
+                own = self._look(graph, layers)
+            except Exception as failure:  # Out of memory, say: the others must not wait.
+                error = failure
         self.maps, self.mirrored = {}, {}
-        parts = [part for part in self.ranks.agree(None, (own, _on_cpu(peaks))) if len(part[0].images)]
+        parts = [part for part in self.ranks.agree(error, own) if len(part[0].images)]
         order = torch.cat([part[0].images for part in parts]).argsort(stable=True)
         self.graph = replace(graph, learnt_from=join([part[0] for part in parts]))
         for place, each in enumerate(layers):
@@ -93,6 +96,11 @@ class GraphStudy(Study):
             seconds=seconds,
             meta={**self.graph.meta, **meta},
         )
+
+    def _look(self, graph: GraphResult, layers: Sequence[LayerMaps]) -> tuple[Inference, list[Peaks]]:
+        """Where patterns and the filters' peaks are in this process's images, on the CPU."""
+        own = infer(graph, layers, torch.tensor(self.images, dtype=torch.int64))
+        return own, [Peaks(*(values.cpu() for values in find_peaks(each.maps))) for each in layers]
 
     def _layer(self, name: str) -> LayerMaps:
         """The maps of all batches as one; taken out, so that they are held twice one layer at a time."""
@@ -128,10 +136,6 @@ class GraphStudy(Study):
                 "before the activation function, or behind a ReLU",
                 stacklevel=2,
             )
-
-
-def _on_cpu(peaks: Sequence[Peaks]) -> list[Peaks]:
-    return [Peaks(*(values.cpu() for values in each)) for each in peaks]
 
 
 class _Keeper:

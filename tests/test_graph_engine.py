@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_interp import graph_study
 from lightning_interp.errors import DatasetError, LayerError
 from lightning_interp.graph_engine import GraphLearner, explanatory_graph, infer_images
 from lightning_interp.graphs.options import GraphOptions
@@ -336,6 +337,29 @@ def failing(rank, world):
         except Exception as error:
             errors.append(f"{type(error).__name__}: {error}")
     return errors
+
+
+class Heard(Ranks):
+    """Keeps the errors that are told to the other processes."""
+
+    def agree(self, error, note=None):
+        told.append(error)
+        return super().agree(error, note)
+
+
+told = []
+
+
+def test_what_fails_in_the_search_is_told_to_the_others(monkeypatch):
+    def fails(*args, **kwargs):
+        raise MemoryError("no room")
+
+    told.clear()
+    monkeypatch.setattr(graph_study, "infer", fails)
+    learner = GraphLearner(RandomProbe(12), ["4", "1"], GraphOptions(**SMALL))
+    with pytest.raises(MemoryError, match="no room"):
+        learner(network(), ranks=Heard())
+    assert [str(error) for error in told if error] == ["no room"]
 
 
 @pytest.mark.ddp
