@@ -110,8 +110,8 @@ def explain(maps: Tensor, patterns: Patterns, units: Units, tau: float) -> Momen
     number = gx.shape[2] + 1
     with exact_products(maps.device):
         total = gy.mT @ gx + tau
-        # Where nothing can explain a unit (tau 0, a window), nothing does.
-        share = torch.where(total > 0, maps / total, 0.0)
+        # Where nothing can explain a unit (tau 0 and a window, or too far away for a quotient), nothing does.
+        share = torch.where(total > torch.finfo(total.dtype).tiny ** 0.8, maps / total, 0.0)
         columns, rows = (gy @ share) * gx, (gx @ share.mT) * gy
     likelihood = torch.xlogy(maps, total / number).double().sum((1, 2, 3))
     sums = [(columns * dx).sum(3), (rows * dy).sum(3)]

@@ -81,7 +81,8 @@ def sways(mass: Tensor, pull: Tensor, pose: Tensor, width: Tensor, penalty: floa
     outer = (pose[:, :, None] * pose[:, None]).flatten(1)
     scale = total((mass.double().flatten(1).T @ outer).view(*shape, number, number))
     force = total((pull.double().flatten(1).T @ pose).view(*shape, 2, number))
-    ridge = penalty * width.double().square()[..., None, None] * torch.eye(number, device=pose.device)
+    # A little, for what a pattern that explains nothing is not told either.
+    ridge = (penalty * width.double().square()).clamp(min=1e-9)[..., None, None] * torch.eye(number, device=pose.device)
     found: Tensor = torch.linalg.solve(scale + ridge, force.mT)
     return found.mT.contiguous()
 

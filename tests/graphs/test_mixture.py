@@ -62,6 +62,16 @@ def test_what_nothing_can_explain_is_shared_by_nobody():
     assert (found.likelihood == -math.inf).all()
 
 
+@pytest.mark.parametrize("away", [13.2, 13.4, 14.0, 14.4, 20.0])
+def test_units_too_far_away_for_a_quotient_are_shared_by_nobody(away):
+    place = torch.tensor([[[0.5, 0.5]]])
+    patterns = Patterns(place, torch.full((1, 1), 0.1), torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1))
+    found = explain(
+        torch.full((1, 1, 1, 1), 1e3), patterns, Units(torch.tensor([0.5 + away / 10]), place[0, 0, 1:]), 0.0
+    )
+    assert [values.tolist() for values in (found.mass.flatten(), found.first.flatten())] == [[0], [0, 0]]
+
+
 def test_float32_is_float64_but_for_rounding():
     for own, other in zip(*(explain(*case(dtype=each), 0.1) for each in (torch.float32, torch.float64)), strict=True):
         assert own.dtype == (torch.float64 if own.dim() == 1 else torch.float32)

@@ -56,6 +56,14 @@ def test_the_displacement_by_pose_is_the_likeliest():
     assert sway.abs().max() > 0.1
 
 
+def test_a_pattern_that_explains_nothing_is_not_displaced_without_a_penalty_either():
+    mass, pull, width, _, pose = problem()
+    mass[:, 1, 2], pull[:, 1, 2] = 0, 0
+    sway = sways(mass, pull, pose, width, 0.0, local)
+    assert sway[1, 2].tolist() == [[0, 0], [0, 0]]
+    assert sway[0].abs().max() > 0.1
+
+
 def test_an_image_without_activation_has_the_mean_pose():
     mass, pull, width, sway, _ = problem()
     mass[2], pull[2] = 0, 0
