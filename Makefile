@@ -21,7 +21,7 @@ lint: .venv/ready-dev
 bench: .venv/ready-dev
 	$(BIN)/python benchmarks/dissection.py
 	$(BIN)/python -m benchmarks.context_bias
-	$(BIN)/python -m benchmarks.filter_loss
+	OMP_WAIT_POLICY=passive $(BIN)/python -m benchmarks.filter_loss
 	OMP_WAIT_POLICY=passive $(BIN)/python -m benchmarks.explanatory_graph
 
 # Installed once for each version of pyproject.toml; the part after the dash is the extra.

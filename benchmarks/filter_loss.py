@@ -1,6 +1,8 @@
 """What a filter loss adds to a training step: resnet18, layer4, batches of 32 images of 224 px, ratios from one run.
 
-    python -m benchmarks.filter_loss
+    OMP_WAIT_POLICY=passive python -m benchmarks.filter_loss
+
+Without the variable, threads that wait for one another count as working.
 
 Whole fits of a few steps take turns, several rounds; the minima are compared. `control` is the fit without a loss
 against itself: where it is not near 1, the machine was busy and the run says little.

@@ -47,6 +47,7 @@ class ExplanatoryGraph(ProbeCallback[GraphResult]):
       ``beats_centre`` and ``beats_frozen`` (share that is steadier than the image's centre, than the pattern held
       still), ``purity`` by part masks with ``purity_area`` and ``purity_best_constant``, ``scored``;
     - each of them for what patterns are to be compared with, as ``<quantity>_raw`` (the filters' peaks),
+      ``..._raw_same`` (the same on the images that the patterns are judged on, where the filter responds near by),
       ``..._frozen`` (each pattern held at its mean position), ``..._expected`` (where parents and pose expect it),
       ``..._centre``, ``..._random``;
     - ``graph/seconds``: wall time.

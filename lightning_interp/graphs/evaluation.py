@@ -55,10 +55,12 @@ class PlaceScores:
 class LayerEvaluation:
     """The patterns of a layer, what they are made of and what they are to be compared with.
 
-    All but the raw filters are judged on the same images: those of the patterns' highest scores.
+    All but ``raw`` are judged on the same images: those of the patterns' highest scores.
 
     Args:
         raw: The layer's filters, each at its peak (Zhou et al., ICLR 2015), on their own best images.
+        raw_same: For each pattern its filter at its peak, on the images that the pattern is judged on: those where the
+            filter responds near by, which is what patterns have over filters that are judged on all images.
         patterns: The patterns as inferred; pruned ones are left out.
         frozen: Each pattern at its mean position.
         expected: Each pattern where its parents and the pose expect it, without a look at its filter.
@@ -67,6 +69,7 @@ class LayerEvaluation:
     """
 
     raw: PlaceScores
+    raw_same: PlaceScores
     patterns: PlaceScores
     frozen: PlaceScores
     expected: PlaceScores
@@ -131,9 +134,10 @@ def evaluate_graph(
         kept = graph.kept(layer.layer).nonzero()[:, 0]
         score, places = _places(layer, inference[layer.layer], inference.mirrored, kept)
         cells = None if covered is None else covered[layer.layer]
-        rows = evaluate_places(places, score, landmarks, layer.grid, cells)
         own = peaks[layer.layer]
         at_peaks = peak_points(own.cell, layer.grid)
+        places["raw_same"] = at_peaks[:, layer.filter[kept]]
+        rows = evaluate_places(places, score, landmarks, layer.grid, cells)
         raw = evaluate_points(at_peaks, own.value, landmarks, layer.grid, cells)
         found[layer.layer] = LayerEvaluation(raw=raw, **rows)
     return GraphEvaluation(found)

@@ -79,7 +79,7 @@ def learn_graph(
 
 
 def _work(layer: LayerMaps, options: GraphOptions, place: int) -> float:
-    """What an iteration costs: multiplications of the E-step, but for a factor."""
+    """What an iteration costs: multiplications of the E-step, but for a factor; with parents it is about twice that."""
     height, width = layer.maps.shape[2:]
     number = options.nodes(place, layer.layer, (height, width))
     return float(min(layer.maps.shape[1], options.filters or layer.maps.shape[1]) * number * height * width)

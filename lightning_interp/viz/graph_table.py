@@ -5,6 +5,7 @@ from lightning_interp.graph_results import GraphResult
 _ROWS = {
     "patterns": "",
     "raw filters": "_raw",
+    "raw filters, on the patterns' images": "_raw_same",
     "patterns held still": "_frozen",
     "where expected": "_expected",
     "image centre": "_centre",

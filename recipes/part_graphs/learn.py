@@ -25,6 +25,7 @@ LAYERS = {LITE0: ["features.20", "features.14._bn0"], "mobilenet_v2": ["features
 PUBLISHED = GraphOptions(sigma=0.15, deformation=None, window=0.15, background=0.0, pose=0)
 ROWS = {
     "raw": "_raw",
+    "raw, same": "_raw_same",
     "mid-level": "_mid_level",
     "patterns": "",
     "held still": "_frozen",

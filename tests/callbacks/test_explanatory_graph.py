@@ -43,7 +43,7 @@ QUANTITIES = {
     *("instability", "instability_aaai2018", "correlation", "correlation_chance", "r2"),
     *("beats_centre", "beats_frozen", "purity", "purity_area", "purity_best_constant", "scored"),
 }
-CONTROLS = ("_raw", "_frozen", "_expected", "_centre", "_random")
+CONTROLS = ("_raw", "_raw_same", "_frozen", "_expected", "_centre", "_random")
 
 
 def train(path, callbacks, epochs=1, module=None, **options):

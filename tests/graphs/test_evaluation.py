@@ -180,6 +180,24 @@ def test_pruned_and_silent_patterns_are_left_out():
     assert everything.raw.scored == 7
 
 
+def test_raw_filters_are_judged_on_the_patterns_images_too():
+    graph = toy_graph(layers=1, images=IMAGES)
+    name, layer = graph.names[0], graph.layers[0]
+    own = graph.learnt_from[name]
+    # Two of the first pattern's images do not count.
+    silent = own.score.clone()
+    silent[:2, 0] = 0
+    inference = replace(graph.learnt_from, layers={name: replace(own, score=silent)})
+    peaks, landmarks = peaks_of(graph), landmarks_of()
+    found = evaluate_graph(graph, inference, landmarks, peaks)[name].raw_same
+    counted = (silent > 0)[..., None]
+    at_peaks = peak_points(peaks[name].cell, layer.grid)[:, layer.filter].masked_fill(~counted, math.nan)
+    alone = evaluate_points(at_peaks, silent, landmarks, layer.grid)
+    # Of the patterns held still, not of the peaks.
+    assert repr(replace(found, beats_frozen=0.0)) == repr(replace(alone, beats_frozen=0.0))
+    assert found.instability != evaluate_graph(graph, inference, landmarks, peaks)[name].raw.instability
+
+
 def test_scalars():
     graph = toy_graph(images=IMAGES)
     found = evaluate_graph(graph, graph.learnt_from, landmarks_of(), peaks_of(graph))
@@ -188,7 +206,7 @@ def test_scalars():
     assert layer["instability_aaai2018_frozen"] == found[LAYERS[1]].frozen.instability_aaai2018
     assert layer["correlation_chance_raw"] == found[LAYERS[1]].raw.correlation_chance
     assert {"instability_raw", "instability_centre", "correlation_raw", "beats_frozen", "r2_expected"} <= set(layer)
-    assert len(layer) == 6 * len(fields(PlaceScores))
+    assert len(layer) == 7 * len(fields(PlaceScores))
     assert all_layers[f"{LAYERS[2]}/r2_random"] == found[LAYERS[2]].random.r2
     # Without boxes there is no purity.
     assert all(math.isnan(value) for name, value in layer.items() if name.startswith("purity"))

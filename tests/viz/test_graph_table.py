@@ -19,7 +19,7 @@ def scores(start, **given):
 
 
 def evaluation(**given):
-    names = ("raw", "patterns", "frozen", "expected", "centre", "random")
+    names = ("raw", "patterns", "frozen", "expected", "centre", "random", "raw_same")
     return LayerEvaluation(**{name: scores(i + 1, **given) for i, name in enumerate(names)})
 
 
@@ -38,10 +38,11 @@ def test_table(graph):
         *("steadier than the centre", "purity", "purity by chance", "best constant"),
     ]
     assert [row[0] for row in rows] == [
-        *("patterns", "raw filters", "patterns held still", "where expected", "image centre", "random")
+        *("patterns", "raw filters", "raw filters, on the patterns' images", "patterns held still"),
+        *("where expected", "image centre", "random"),
     ]
     assert rows[0][1:] == ["2.000", "2.010", "2.020", "2.030", "2.040", "2.050", "2.070", "2.080", "2.090"]
-    assert [row[1] for row in rows] == ["2.000", "1.000", "3.000", "4.000", "5.000", "6.000"]
+    assert [row[1] for row in rows] == ["2.000", "1.000", "7.000", "3.000", "4.000", "5.000", "6.000"]
 
 
 def test_what_was_not_measured_has_no_column_and_what_has_no_value_no_text(graph):
@@ -50,7 +51,7 @@ def test_what_was_not_measured_has_no_column_and_what_has_no_value_no_text(graph
     assert columns[-1] == "steadier than the centre"
     assert len(columns) == 7
     column = columns.index("R2")
-    assert [row[column] for row in rows] == ["2.040", "1.040", "3.040", "4.040", "5.040", ""]
+    assert [row[column] for row in rows] == ["2.040", "1.040", "7.040", "3.040", "4.040", "5.040", ""]
 
 
 def test_every_quantity_but_those_told_elsewhere_is_a_column(graph):
@@ -67,6 +68,7 @@ def test_scores_of_the_page(graph):
     assert found[f"{LOW}: displacement correlation"] == {
         "patterns": "2.020",
         "raw filters": "1.020",
+        "raw filters, on the patterns' images": "7.020",
         "patterns held still": "3.020",
         "where expected": "4.020",
         "image centre": "5.020",
