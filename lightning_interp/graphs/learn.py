@@ -82,7 +82,8 @@ def _work(layer: LayerMaps, options: GraphOptions, place: int) -> float:
     """What an iteration costs: multiplications of the E-step, but for a factor; with parents it is about twice that."""
     height, width = layer.maps.shape[2:]
     number = options.nodes(place, layer.layer, (height, width))
-    return float(min(layer.maps.shape[1], options.filters or layer.maps.shape[1]) * number * height * width)
+    filters = min(layer.maps.shape[1], options.filters or layer.maps.shape[1])
+    return float(filters * number * height * width * (2 if place else 1))
 
 
 class _Task(NamedTuple):
