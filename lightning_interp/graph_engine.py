@@ -44,7 +44,7 @@ class GraphLearner(SweepEngine[GraphResult]):
         batch_size: As in :class:`~lightning_interp.probing.engine.SweepEngine`, with what follows.
         num_workers: Loader processes.
         max_samples: Use at most so many images.
-        byte_budget: Bytes for the maps of all images of a process, which are held while the graph is learnt.
+        byte_budget: Bytes for the maps of all images, which are held while the graph is learnt.
         on_bad_image: ``"raise"`` or ``"skip"``.
         loader_timeout: Seconds to wait for a loader process.
 
@@ -107,6 +107,9 @@ class GraphLearner(SweepEngine[GraphResult]):
         infos = super().describe(module, forward)
         if len(infos) != len(self.layers):
             raise LayerError(f"{len(self.layers)} names stand for {len(infos)} layers ({', '.join(infos)})")
+        patterns = self.options.patterns
+        if isinstance(patterns, Sequence) and len(patterns) != len(infos):
+            raise LayerError(f"patterns has {len(patterns)} numbers for {len(infos)} layers; give one for each")
         with probing(module):
             example = prepare(self._example()[None], module, self.probe.normalize)
             check_descends(module, resolve_layers(module, list(infos)), example, forward)

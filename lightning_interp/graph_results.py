@@ -105,6 +105,12 @@ class Inference:
         """The patterns of the layer of that name."""
         return self.layers[layer]
 
+    def upright(self, layer: str, width: int) -> Tensor:
+        """``(N, V, 2)`` float32, points of a layer in the images as they are, of so many pixels in width."""
+        point = self.layers[layer].point.clone()
+        point[self.mirrored, :, 0] = width - 1 - point[self.mirrored, :, 0]
+        return point
+
 
 @dataclass(frozen=True)
 class GraphResult:

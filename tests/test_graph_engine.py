@@ -141,6 +141,11 @@ def test_images_need_not_be_square():
     assert graph.learnt_from["1"].point[0, 0].tolist() == [24.5, 4.5]
 
 
+def test_as_many_numbers_of_patterns_as_layers():
+    with pytest.raises(LayerError, match="patterns has 3 numbers for 2 layers"):
+        explanatory_graph(spots(), Wide(4), ["2", "1"], patterns=[1, 1, 1])
+
+
 @pytest.mark.parametrize(
     ("layers", "message"),
     [

@@ -73,7 +73,7 @@ class ExplanatoryGraph(ProbeCallback[GraphResult]):
         batch_size: Images a forward pass; the last batch is padded to it.
         num_workers: Loader processes of the probe.
         max_samples: Learn from at most so many images, evenly spaced.
-        byte_budget: Bytes for the maps of all images of a process, which are held while the graph is learnt.
+        byte_budget: Bytes for the maps of all images, which are held while the graph is learnt.
         on_bad_image: ``"raise"``, or ``"skip"`` images that cannot be read.
         loader_timeout: Seconds to wait for a loader process of the probe.
         on_error: What a failing figure, logger or file does: ``"warn"`` or ``"raise"``.

@@ -114,12 +114,13 @@ class Located(NamedTuple):
 def latent_patterns(graph: GraphResult, inference: Inference) -> Latent:
     """Of each filter, in each image, the node with the largest score; pruned nodes are left out.
 
-    Columns are the filters that have nodes left, by number, the top layer's first. A filter's nodes lie at different
+    Points are in the images as they are, also where a mirror image fits the graph better. Columns are the filters that
+    have nodes left, by number, the top layer's first. A filter's nodes lie at different
     places; which of them an image shows tells where the part is, so that the nodes must not vote one by one.
 
     Args:
         graph: The graph.
-        inference: Where its patterns are; of images that fit mirrored, points are those of the mirror image.
+        inference: Where its patterns are.
 
     Raises:
         DatasetError: If all nodes are pruned.
@@ -127,11 +128,12 @@ def latent_patterns(graph: GraphResult, inference: Inference) -> Latent:
     points, scores = [], []
     for layer in graph.layers:
         kept, found = graph.kept(layer.layer), inference[layer.layer]
+        places = inference.upright(layer.layer, graph.image_size[1])
         for number in sorted(set(layer.filter[kept].tolist())):
             own = ((layer.filter == number) & kept).nonzero()[:, 0]
             best = found.score[:, own].max(1)
             rows = torch.arange(len(found.score))
-            points.append(found.point[rows, own[best.indices]])
+            points.append(places[rows, own[best.indices]])
             scores.append(best.values)
     if not points:
         raise DatasetError("every pattern of the graph is pruned; restore some")

@@ -40,12 +40,12 @@ def patterns_off_part(graph: GraphResult, inference: Inference, boxes: Mapping[i
     Args:
         graph: The graph.
         inference: Where its patterns are.
-        boxes: By row of the inference: left, top, right and bottom, in the frame of its points.
+        boxes: By row of the inference: left, top, right and bottom, in the images as they are.
     """
     names: list[str] = []
     for layer in graph.layers:
-        found = inference[layer.layer]
-        off = off_part(found.point, found.score, boxes) & graph.kept(layer.layer)
+        places = inference.upright(layer.layer, graph.image_size[1])
+        off = off_part(places, inference[layer.layer].score, boxes) & graph.kept(layer.layer)
         names += [name for name, out in zip(layer.names(), off.tolist(), strict=True) if out]
     return names
 

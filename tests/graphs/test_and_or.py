@@ -123,14 +123,26 @@ def test_a_filter_is_where_its_best_node_is():
     column = 0
     for layer in graph.layers:
         found = graph.learnt_from[layer.layer]
+        places = graph.learnt_from.upright(layer.layer, graph.image_size[1])
         for number in sorted(set(layer.filter.tolist())):
             nodes = [row for row in range(len(layer)) if layer.filter[row] == number]
             for image in range(len(found.score)):
                 best = max(nodes, key=lambda row: float(found.score[image, row]))
-                assert latent.points[image, column].tolist() == found.point[image, best].double().tolist()
+                assert latent.points[image, column].tolist() == places[image, best].double().tolist()
                 assert latent.scores[image, column] == found.score[image, best].double()
             column += 1
     assert latent.points.shape[1] == column
+
+
+def test_points_are_in_the_images_as_they_are():
+    graph = toy_graph()
+    flip = torch.arange(len(graph.learnt_from.images)) % 2 == 1
+    facings = (dataclasses.replace(graph.learnt_from, mirrored=each) for each in (torch.zeros_like(flip), flip))
+    straight, upright = (latent_patterns(graph, each).points for each in facings)
+    width = graph.image_size[1]
+    torch.testing.assert_close(upright[~flip], straight[~flip])
+    torch.testing.assert_close(upright[flip][..., 0], width - 1 - straight[flip][..., 0])
+    torch.testing.assert_close(upright[flip][..., 1], straight[flip][..., 1])
 
 
 def test_pruned_nodes_are_no_candidates():
