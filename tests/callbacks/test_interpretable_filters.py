@@ -127,8 +127,8 @@ def same(module, other, tolerance=0.0):
 def test_training_equals_a_loop_with_the_loss_written_out(tmp_path, loss, accumulate):
     callback = InterpretableFilters(["features"], CLASSES, loss=loss, weight=0.5)
     _, module = fit(tmp_path, callback, accumulate_grad_batches=accumulate)
-    # Added to the step's loss in another order: the last bits differ.
-    same(module, by_hand(BY_HAND[loss](), accumulate=accumulate), 1e-5)
+    # Added to the step's loss in another order: the last bits differ, and steps of this size make more of them.
+    same(module, by_hand(BY_HAND[loss](), accumulate=accumulate), 1e-4)
     _, without = fit(tmp_path, None, accumulate_grad_batches=accumulate)
     assert not torch.equal(module.features[0].weight, without.features[0].weight)
 
