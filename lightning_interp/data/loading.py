@@ -1,6 +1,6 @@
 """Batches of a probe set: one fixed size, labels encoded on the way, bad images named or skipped."""
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -108,8 +108,8 @@ def probe_batches(
     on_bad_image: BadImage = "raise",
     pin_memory: bool = False,
     timeout: float = 300.0,
-) -> Iterable[ProbeBatch]:
-    """Loader over some images of a probe set, in the order given.
+) -> Iterator[ProbeBatch]:
+    """Read some images of a probe set, in the order given.
 
     Args:
         encoder: Encodes labels; knows the probe set.
@@ -120,8 +120,11 @@ def probe_batches(
         on_bad_image: ``"raise"``, or ``"skip"`` and report.
         pin_memory: Whether to stage batches for copying to a GPU.
         timeout: Seconds to wait for a loader process before giving up.
+
+    Raises:
+        RuntimeError: When read, if a loader process is killed or does not answer in time.
     """
-    return DataLoader(
+    loader: DataLoader[Loaded] = DataLoader(
         _Items(encoder, known, on_bad_image),
         batch_size=batch_size,
         sampler=list(indices),
@@ -132,3 +135,18 @@ def probe_batches(
         # Without a generator of its own, a loader draws its seed from the global one and so changes training.
         generator=torch.Generator().manual_seed(0),
     )
+    return _received(loader)
+
+
+def _received(batches: Iterable[ProbeBatch]) -> Iterator[ProbeBatch]:
+    """Batches as they come; where a loader process dies between sending a batch and its being fetched, say so."""
+    try:
+        yield from batches
+    except (ConnectionError, EOFError, FileNotFoundError) as error:
+        # What the probe set itself raises in a loader process comes with this in its text.
+        if "in DataLoader worker process" in str(error):
+            raise
+        raise RuntimeError(
+            f"a loader process of the probe set exited unexpectedly, while a batch of it was fetched "
+            f"({type(error).__name__}: {error}); it may have been killed for want of memory: try num_workers=0"
+        ) from error

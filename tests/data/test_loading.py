@@ -120,3 +120,25 @@ def test_the_global_random_state_is_left_alone(workers):
     torch.manual_seed(3)
     batches(RandomProbe(5), range(5), num_workers=workers)
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("lost", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_loader_process_that_dies_while_its_batch_is_fetched_is_named(monkeypatch, lost):
+    """Torch says so itself, but for the moment between the closing of a process's sockets and its end."""
+
+    def dies(loader):
+        yield from ()
+        raise lost
+
+    monkeypatch.setattr("lightning_interp.data.loading.DataLoader.__iter__", dies)
+    with pytest.raises(RuntimeError, match=f"exited unexpectedly.*{type(lost).__name__}.*num_workers=0"):
+        batches(RandomProbe(3), range(3), num_workers=1)
+
+
+def test_what_the_probe_set_raises_in_a_loader_process_stays_what_it_is():
+    class Remote(RandomProbe):
+        def image(self, index):
+            raise ConnectionResetError("the picture server hung up")
+
+    with pytest.raises(ConnectionResetError, match="the picture server hung up"):
+        batches(Remote(3), range(3), num_workers=1)
