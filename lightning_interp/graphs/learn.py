@@ -14,10 +14,12 @@ from lightning_interp.graphs.infer import LayerMaps, Posed, find_pose, locate
 from lightning_interp.graphs.layer import Nodes, units_of
 from lightning_interp.graphs.mixture import Moments, Patterns, moved, spread_about
 from lightning_interp.graphs.options import GraphOptions
-from lightning_interp.graphs.pose import Sum, first_pose, pose_of, sways
+from lightning_interp.graphs.pose import Sum, first_pose, gains, pose_of, sways
 
 # Poses and edges are learnt after so many iterations without; edges are chosen anew each time after so many more.
 _SETTLED, _EVERY = 2, 5
+# Times that the first guess of the pose and the displacements by it are fitted to one another.
+_ROUNDS = 5
 
 
 def learn_graph(
@@ -179,14 +181,27 @@ class _Fit:
         """M-step of the pose."""
         mass, pull, _ = self._about(moments, patterns, step)
         if self.pose is None:
-            self.pose = first_pose(self.maps, self.weight, self.units, self.nodes.sway.shape[3], self.task.total)
+            self._guess(mass, pull)
         else:
             self.pose = pose_of(mass, pull, self.nodes.width, self.nodes.sway)
+            self.nodes = self.nodes._replace(sway=self._sways(mass, pull, self.pose))
+
+    def _guess(self, mass: Tensor, pull: Tensor) -> None:
+        """A first pose, if with its priors it explains more than none does; else the next iteration tries again."""
+        width, number = self.nodes.width, self.nodes.sway.shape[3]
+        pose = first_pose(self.maps, self.weight, self.units, number, self.task.total)
+        for _ in range(_ROUNDS):
+            sway = self._sways(mass, pull, pose)
+            pose = pose_of(mass, pull, width, sway)
+        gained = self.task.total((gains(mass, pull, pose, width, sway) * self.weight).sum()[None])
+        if float(gained) > float(self._penalty * sway.square().sum() / 2):
+            self.pose, self.nodes = pose, self.nodes._replace(sway=sway)
+
+    def _sways(self, mass: Tensor, pull: Tensor, pose: Tensor) -> Tensor:
         weights = self.weight[:, None, None]
-        sway = sways(
-            mass * weights, pull * weights[..., None], self.pose, self.nodes.width, self._penalty, self.task.total
+        return sways(
+            mass * weights, pull * weights[..., None], pose, self.nodes.width, self._penalty, self.task.total
         )
-        self.nodes = self.nodes._replace(sway=sway)
 
     def _link(self, moments: Moments, patterns: Patterns, step: Tensor) -> None:
         """Choose the edges anew."""

@@ -87,6 +87,16 @@ def sways(mass: Tensor, pull: Tensor, pose: Tensor, width: Tensor, penalty: floa
     return found.mT.contiguous()
 
 
+def gains(mass: Tensor, pull: Tensor, pose: Tensor, width: Tensor, sway: Tensor) -> Tensor:
+    """What the displacement by pose adds to each image's expected log-density, z's prior included: ``(N,)`` float64.
+
+    Args: as :func:`pose_of`, and the pose ``(N, K)`` float64.
+    """
+    delta = swayed(sway, pose)
+    told = (pull.double() * delta).sum(3) - mass.double() * delta.square().sum(3) / 2
+    return (told / width.double().square()).sum((1, 2)) - pose.square().sum(1) / 2
+
+
 def swayed(sway: Tensor, pose: Tensor) -> Tensor:
     """Delta_V(I) = A_V z_I: ``(N, C, P, 2)`` float64."""
     return torch.einsum("nk,cpdk->ncpd", pose, sway)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lightning_interp.graphs.mixture import Units
-from lightning_interp.graphs.pose import first_pose, pose_of, swayed, sways
+from lightning_interp.graphs.pose import first_pose, gains, pose_of, swayed, sways
 from tests.helpers.graph_maps import blobs, grid_of
 
 
@@ -54,6 +54,15 @@ def test_the_displacement_by_pose_is_the_likeliest():
     slope = gradient(lambda a: cost(mass, pull, width, a, pose, 0.7), sway)
     assert slope.abs().max() < 1e-10
     assert sway.abs().max() > 0.1
+
+
+def test_what_a_pose_gains_in_each_image():
+    mass, pull, width, sway, pose = problem()
+    found = gains(mass, pull, pose, width, sway)
+    rows = [slice(i, i + 1) for i in range(len(pose))]
+    wanted = [-cost(mass[row], pull[row], width, sway, pose[row], 0.0) for row in rows]
+    torch.testing.assert_close(found, torch.stack(wanted))
+    assert gains(mass, pull, 0 * pose, width, sway).tolist() == [0] * 6
 
 
 def test_a_pattern_that_explains_nothing_is_not_displaced_without_a_penalty_either():
