@@ -14,6 +14,7 @@ from lightning_interp.functional.part_location import Peaks, find_peaks
 from lightning_interp.graph_results import GraphResult, Inference
 from lightning_interp.graphs.infer import LayerMaps, infer, join
 from lightning_interp.graphs.learn import learn_graph
+from lightning_interp.graphs.pose import Sum
 from lightning_interp.probing.layers import resolve_layers
 from lightning_interp.probing.ranks import Ranks
 from lightning_interp.probing.runner import Forward, run, statistics_device
@@ -73,16 +74,12 @@ class GraphStudy(Study):
         """Learn, then look where the patterns are; collective."""
         layers = [self._layer(name) for name in list(self.maps)]
         with torch.no_grad():
-            graph = learn_graph(layers, self.learner.options, total=self.ranks.sum, progress=self.learner.learning)
-            error, own = None, None
-            try:
-                own = self._look(graph, layers)
-            except Exception as failure:  # Out of memory, say: the others must not wait.
-                error = failure
+            found = self.ranks.together(lambda total: self._learn(layers, total))
+        assert self.graph is not None
         self.maps, self.mirrored = {}, {}
-        parts = [part for part in self.ranks.agree(error, own) if len(part[0].images)]
+        parts = [part for part in found if len(part[0].images)]
         order = torch.cat([part[0].images for part in parts]).argsort(stable=True)
-        self.graph = replace(graph, learnt_from=join([part[0] for part in parts]))
+        self.graph = replace(self.graph, learnt_from=join([part[0] for part in parts]))
         for place, each in enumerate(layers):
             fields = zip(*(part[1][place] for part in parts), strict=True)
             self.peaks[each.layer] = Peaks(*(torch.cat(values)[order] for values in fields))
@@ -97,9 +94,10 @@ class GraphStudy(Study):
             meta={**self.graph.meta, **meta},
         )
 
-    def _look(self, graph: GraphResult, layers: Sequence[LayerMaps]) -> tuple[Inference, list[Peaks]]:
-        """Where patterns and the filters' peaks are in this process's images, on the CPU."""
-        own = infer(graph, layers, torch.tensor(self.images, dtype=torch.int64))
+    def _learn(self, layers: Sequence[LayerMaps], total: Sum) -> tuple[Inference, list[Peaks]]:
+        """The graph; where patterns and the filters' peaks are in this process's images, on the CPU."""
+        self.graph = learn_graph(layers, self.learner.options, total=total, progress=self.learner.learning)
+        own = infer(self.graph, layers, torch.tensor(self.images, dtype=torch.int64))
         return own, [Peaks(*(values.cpu() for values in find_peaks(each.maps))) for each in layers]
 
     def _layer(self, name: str) -> LayerMaps:

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from lightning_interp import graph_study
-from lightning_interp.errors import DatasetError, LayerError
+from lightning_interp.errors import DatasetError, LayerError, ProbeError
 from lightning_interp.graph_engine import GraphLearner, explanatory_graph, infer_images
+from lightning_interp.graphs import learn as learning
 from lightning_interp.graphs.options import GraphOptions
 from lightning_interp.probing.ranks import Ranks
 from tests.graphs.test_learn import assert_same
@@ -375,3 +376,30 @@ def test_every_process_gives_the_same_error():
     assert len(one) == 3
     for text, wanted in zip(one, ("cannot be learnt from 5 images", "gives NaN", "has no filter whose"), strict=True):
         assert wanted in text
+
+
+def running_out(rank, world):
+    """The second process fails in the third iteration; what is told, and what a sound one then learns."""
+    ranks, original, calls = ranks_of(world), learning.explain_all, []
+
+    def fails(*args):
+        calls.append(0)
+        if rank == 1 and len(calls) == 3:
+            raise MemoryError("no room")
+        return original(*args)
+
+    learning.explain_all = fails
+    try:
+        GraphLearner(RandomProbe(7), ["4"], GraphOptions(**SMALL))(network(), ranks=ranks)
+    except ProbeError as error:
+        told = str(error)
+    return told, GraphLearner(RandomProbe(7), ["4"], GraphOptions(**SMALL))(network(), ranks=ranks)["4"].position
+
+
+@pytest.mark.ddp
+@pytest.mark.timeout(90)
+def test_a_process_that_fails_while_it_learns_does_not_keep_the_others_waiting():
+    outcomes = run_ranks(running_out, 2, timeout=25)
+    (one, found), (other, same) = values(outcomes)
+    assert one == other == "the probe failed; rank 1: MemoryError: no room"
+    assert torch.equal(found, same)

@@ -199,9 +199,7 @@ class _Fit:
 
     def _sways(self, mass: Tensor, pull: Tensor, pose: Tensor) -> Tensor:
         weights = self.weight[:, None, None]
-        return sways(
-            mass * weights, pull * weights[..., None], pose, self.nodes.width, self._penalty, self.task.total
-        )
+        return sways(mass * weights, pull * weights[..., None], pose, self.nodes.width, self._penalty, self.task.total)
 
     def _link(self, moments: Moments, patterns: Patterns, step: Tensor) -> None:
         """Choose the edges anew."""

@@ -3,7 +3,7 @@
 The package's only collectives, but for those of :func:`~lightning_interp.functional.reduction.training_reduction`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -84,6 +84,33 @@ class Ranks:
         # Names the process that does not come, where a plain collective would only time out.
         dist.monitored_barrier(self.group, timeout=self.timeout)
         return self.tell(error, note, "the probe failed")
+
+    def together(self, work: Callable[[Callable[[Tensor], Tensor]], Any]) -> list[Any]:
+        """Do work that sums over the processes on the way, and let none wait for one whose work has failed.
+
+        Args:
+            work: Called with what sums over the processes. It has to ask for the same sums on all of them.
+
+        Returns:
+            What the work gave on every process, by rank, picklable.
+
+        Raises:
+            ProbeError: As :meth:`agree`.
+        """
+
+        def total(values: Tensor) -> Tensor:
+            self.agree(None)
+            return self.sum(values)
+
+        error, found = None, None
+        try:
+            found = work(total)
+        except ProbeError:
+            # Of another process, which all have been told.
+            raise
+        except Exception as failure:
+            error = failure
+        return self.agree(error, found)
 
     def tell(self, error: Exception | None, note: Any, what: str) -> list[Any]:
         """As :meth:`agree`, for several processes that are known to come, with ``what`` before the errors."""

@@ -26,3 +26,10 @@ def test_one_process_raises_its_own_error_as_it_is():
 def test_reductions_of_one_process_are_its_own_values():
     values = torch.tensor([3, 2**62])
     assert Ranks().sum(values).tolist() == Ranks().min(values).tolist() == [3, 2**62]
+
+
+def test_work_of_one_process_has_its_own_sums_and_raises_its_own_errors():
+    ranks, values = Ranks(), torch.tensor([3, 2**62])
+    assert ranks.together(lambda total: total(values).tolist()) == [[3, 2**62]]
+    with pytest.raises(KeyError, match="which"):
+        ranks.together(lambda total: {}["which"])
