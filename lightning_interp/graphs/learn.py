@@ -40,7 +40,8 @@ def learn_graph(
         progress: Called after each iteration with the work done and the work in all.
 
     Returns:
-        The graph, without ``learnt_from``; ``meta["history"]`` has by layer the log-likelihood at each iteration.
+        The graph, without ``learnt_from``; ``meta["history"]`` has by layer the log-likelihood at each iteration, the
+        priors of the pose included. It never falls while the edges are the same.
 
     Raises:
         LayerError: If a layer has no active filter, or fewer units than patterns.

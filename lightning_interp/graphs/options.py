@@ -34,7 +34,8 @@ class GraphOptions:
             mean over the layer. With 0 a pattern takes an active unit of its filter however far it is, as in the paper;
             above 0 it stays where it is expected when its filter is silent near by.
         pose: K, numbers that say how an image's patterns are displaced together (this project's own); 0 for none,
-            as in the paper.
+            as in the paper. They are taken up once they make the images likelier, their own priors included: where
+            nothing moves together there is no displacement.
         ridge: Images' worth of evidence that the displacement by pose has to overcome.
         window: Half the side of the square beyond which a pattern looks at nothing; None for no such window.
         flips: Let each image, or its mirror image, whichever is likelier, speak.
