@@ -17,6 +17,7 @@ from lightning_interp.checks import CHECKS
 from lightning_interp.checks.answers import Answers
 from lightning_interp.data.faces import RenderedFaces
 from lightning_interp.data.group_csv import GroupCSV
+from lightning_interp.data.probe import Labels
 from lightning_interp.data.remade import Remade
 from lightning_interp.errors import DatasetError, LayerError, ProbeError
 from lightning_interp.logging.bias_files import load_bias, save_bias
@@ -544,6 +545,28 @@ def test_probe_without_attributes_or_images_is_refused():
         make_diagnoser(TinyFaces([]))
     with pytest.raises(DatasetError, match="must be a ProbeSet"):
         make_diagnoser([1, 2])
+
+
+class Transposed(TinyFaces):
+    """Planes of 24 x 16 where they should be 16 x 24, of all images or of the last alone."""
+
+    mask_size = (16, 24)
+
+    def __init__(self, bad):
+        super().__init__(biased().rows)
+        self.bad = bad
+
+    def labels(self, index):
+        plane = super().labels(index).planes["part"][4:20]
+        return Labels({"part": plane.T if index in self.bad else plane})
+
+
+@pytest.mark.parametrize("bad", [range(40), [39]], ids=["all", "the last"])
+def test_planes_of_another_size_are_refused_at_once(bad):
+    text = rf"image {bad[0]} of Transposed: label plane 'part' has shape \(24, 16\), expected \(h, w\) = \(16, 24\)"
+    with pytest.raises(DatasetError, match=text):
+        make_diagnoser(Transposed(bad), regions=None)
+    assert make_diagnoser(Transposed([]), regions=None).bank.shown["mouth"].all()
 
 
 class Gives(nn.Module):

@@ -14,6 +14,13 @@ from lightning_interp.data.probe import ProbeItem, ProbeSet
 from lightning_interp.data.recolour import eyelids
 from lightning_interp.errors import DatasetError
 from lightning_interp.functional.fills import dilate
+from lightning_interp.functional.regions import (
+    BadPlaneError,
+    Regions,
+    UnknownLabelError,
+    concept_lookup,
+    encode_regions,
+)
 
 PART_GROUPS: Mapping[str, tuple[str, ...]] = {
     "mouth": ("mouth", "lip", "teeth", "u_lip", "l_lip"),
@@ -114,23 +121,40 @@ class PartRegions:
             rules = {name: known[name] for name in groups}
         self._rules = rules
         self._dilate = dilate
+        self._kind, self._mask_size = type(probe).__name__, probe.mask_size
+        self._lookup = concept_lookup([concept.number for concept in probe.concepts])
         self.names = tuple(rules)
 
     def __call__(self, item: ProbeItem) -> dict[str, Tensor]:
-        """By region, ``(H, W)`` bool; label planes of another size than the image are scaled by nearest neighbour."""
-        size = item.image.shape[-2:]
-        planes = [plane.reshape(-1, *plane.shape[-2:]).long() for plane in item.labels.planes.values()]
-        labels = torch.cat(planes) if planes else torch.zeros(1, *size, dtype=torch.int64)
-        return {name: self._mask(rule, labels, size) for name, rule in self._rules.items()}
+        """By region, ``(H, W)`` bool; label planes of another size than the image are scaled by nearest neighbour.
 
-    def _mask(self, rule: _Rule, labels: Tensor, size: torch.Size) -> Tensor:
-        own = _carrying(rule.numbers, labels, size)
+        Raises:
+            DatasetError: If a plane has another size than the probe set's ``mask_size`` or is not of integers, or a
+                number belongs to no concept.
+        """
+        try:
+            labels = encode_regions(item.labels.planes, {}, self._lookup, self._mask_size)
+        except (UnknownLabelError, BadPlaneError) as error:
+            raise DatasetError(f"image {item.index} of {self._kind}: {error}") from error
+        return {name: self._mask(rule, labels, item.image.shape[-2:]) for name, rule in self._rules.items()}
+
+    def _mask(self, rule: _Rule, labels: Regions, size: torch.Size) -> Tensor:
+        own = self._carrying(rule.numbers, labels, size)
         if rule.without:
-            return own & ~self._grown(_carrying(rule.without, labels, size))
+            return own & ~self._grown(self._carrying(rule.without, labels, size))
         if rule.lids:
-            own = own | eyelids(own[None], _carrying(rule.lids, labels, size)[None])[0]
+            own = own | eyelids(own[None], self._carrying(rule.lids, labels, size)[None])[0]
         own = self._grown(own)
         return ~own if rule.complement else own
+
+    def _carrying(self, numbers: tuple[int, ...], labels: Regions, size: torch.Size) -> Tensor:
+        """``(H, W)`` bool, the pixels that carry one of the concept numbers."""
+        carries = np.zeros(labels.size, dtype=bool)
+        carries[labels.region[np.isin(labels.concept, self._lookup[list(numbers)])]] = True
+        own = torch.from_numpy(carries[labels.map]).view(*self._mask_size)
+        if own.shape != size:
+            own = interpolate(own[None, None].float(), tuple(size), mode="nearest-exact")[0, 0] > 0
+        return own
 
     def _grown(self, mask: Tensor) -> Tensor:
         return dilate(mask[None], self._dilate)[0]
@@ -291,23 +315,6 @@ def _default_rules(probe: ProbeSet, numbers: Mapping[str, tuple[int, ...]]) -> d
 def _of(numbers: Mapping[str, tuple[int, ...]], names: Iterable[str]) -> tuple[int, ...]:
     """The numbers of all those names that have some."""
     return tuple(number for name in names for number in numbers.get(name, ()))
-
-
-def _carrying(numbers: tuple[int, ...], labels: Tensor, size: torch.Size) -> Tensor:
-    """Pixels that carry one of the numbers.
-
-    Args:
-        numbers: Concept numbers.
-        labels: ``(P, h, w)`` int64.
-        size: ``(H, W)`` of the result.
-
-    Returns:
-        ``(H, W)`` bool.
-    """
-    own = torch.isin(labels, torch.tensor(numbers)).any(0)
-    if own.shape != size:
-        own = interpolate(own[None, None].float(), tuple(size), mode="nearest-exact")[0, 0] > 0
-    return own
 
 
 def _along_and_down(centre: Tensor, axis: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:

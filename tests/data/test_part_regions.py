@@ -28,8 +28,8 @@ FACES = Path(__file__).parents[2].parent / "shared" / "data" / "faces"
 class OneProbe(ProbeSet):
     """One black image with what is given."""
 
-    def __init__(self, concepts=(), labels=None, facts=None, size=(12, 12)):
-        self.concepts, self.mask_size, self.size = tuple(concepts), size, size
+    def __init__(self, concepts=(), labels=None, facts=None, size=(12, 12), mask_size=None):
+        self.concepts, self.mask_size, self.size = tuple(concepts), mask_size or size, size
         self._labels, self._facts = labels or Labels(), facts or {}
 
     def __len__(self):
@@ -123,7 +123,7 @@ def test_regions_by_name_may_be_concepts_and_own_groups_replace_the_defaults(fac
 
 def test_masks_of_another_size_are_scaled_by_nearest_before_they_grow():
     plane = torch.tensor([[0, 5], [0, 0]])
-    probe = OneProbe([Concept(5, "hat", "object")], Labels({"object": plane}), size=(6, 8))
+    probe = OneProbe([Concept(5, "hat", "object")], Labels({"object": plane}), size=(6, 8), mask_size=(2, 2))
     exact, grown = (PartRegions(probe, dilate=by)(probe[0])["hat"] for by in (0, 1))
     expected = torch.zeros(6, 8, dtype=torch.bool)
     expected[:3, 4:] = True
@@ -160,6 +160,22 @@ def test_an_image_without_planes_has_empty_parts_and_is_all_background():
     found = PartRegions(probe)(probe[0])
     assert not found["hair"].any()
     assert found["background"].all()
+
+
+@pytest.mark.parametrize(
+    ("plane", "message"),
+    [
+        (torch.ones(6, 4, dtype=torch.int64), r"plane 'part' has shape \(6, 4\), expected \(h, w\) = \(4, 6\)"),
+        (torch.ones(2, 3, dtype=torch.int64), r"plane 'part' has shape \(2, 3\), expected \(h, w\) = \(4, 6\)"),
+        (torch.ones(4, 6), "plane 'part' has dtype torch.float32; label numbers are integers"),
+        (torch.full((4, 6), 2), "number 2 in 'part' belongs to no concept"),
+    ],
+)
+def test_planes_that_do_not_fit_the_probe_set_are_refused(plane, message):
+    good = torch.ones(4, 6, dtype=torch.uint8)
+    probe = OneProbe([Concept(1, "hair", "part")], Labels({"object": good, "part": plane}), size=(4, 6))
+    with pytest.raises(DatasetError, match=f"image 0 of OneProbe: label .*{message}"):
+        PartRegions(probe)(probe[0])
 
 
 def test_unknown_names_are_refused_with_the_likely_one(faces):
