@@ -35,7 +35,7 @@ class Answer(IntEnum):
     NEW_TEMPLATE = 4
     """It looks like none of the templates, and here is the box."""
     ABSENT = 5
-    """The image does not show the part: set it aside."""
+    """The image does not show the part: set it aside, it teaches nothing."""
 
 
 class Guess(NamedTuple):
@@ -159,9 +159,10 @@ def ask(
     """
     if questions > len(latent.scores):
         raise DatasetError(f"{questions} questions about {len(latent.scores)} images; ask about each once at most")
-    resemblance = _resemblance(latent.scores)
+    shown = torch.ones(len(latent.scores), dtype=torch.bool)
+    resemblance = _resemblance(latent.scores, shown)
     order = None if generator is None else torch.randperm(len(latent.scores), generator=generator).tolist()
-    open_images = torch.ones(len(latent.scores), dtype=torch.bool)
+    open_images = shown.clone()
     labels: dict[int, Label] = {}
     part: PartTemplates | None = None
     steps: list[Step] = []
@@ -171,12 +172,23 @@ def ask(
         known = frozenset(label.template for label in labels.values())
         reply = annotator(image, None if found is None else _guess(found, image), known)
         open_images[image] = False
-        if reply.label is not None:
+        if reply.label is None:
+            shown[image] = False
+            resemblance = _resemblance(latent.scores, shown)
+        else:
             labels[image] = reply.label
-            part = learn_part(latent, labels, image_size)
+        if labels:
+            part = _learn(latent, labels, shown, image_size)
         drawn = reply.answer in (Answer.MOVED, Answer.OTHER_TEMPLATE, Answer.NEW_TEMPLATE)
         steps.append(Step(image, reply.answer, drawn + (steps[-1].boxes if steps else 0), part))
     return steps
+
+
+def _learn(latent: Latent, labels: Mapping[int, Label], shown: Tensor, image_size: tuple[int, int]) -> PartTemplates:
+    """The part from the ``(N,)`` bool images that were not set aside: the others hold nothing to support it."""
+    place = (shown.cumsum(0) - 1).tolist()
+    support = Latent(latent.points[shown], latent.scores[shown])
+    return learn_part(support, {place[row]: label for row, label in labels.items()}, image_size)
 
 
 def _choose(found: Located | None, labels: Mapping[int, Label], resemblance: Tensor, open_images: Tensor) -> int:
@@ -196,9 +208,9 @@ def _guess(found: Located, image: int) -> Guess:
     return Guess((left, top, right, bottom), int(found.template[image]))
 
 
-def _resemblance(scores: Tensor) -> Tensor:
-    """``(N, N)`` float64: by the cosine of the patterns' scores, each relative to its mean."""
+def _resemblance(scores: Tensor, shown: Tensor) -> Tensor:
+    """``(N, N)`` float64: by the cosine of the patterns' scores, each relative to its mean where it counts."""
     present = scores.double().clamp(min=0)
-    present = present / present.mean(0).clamp(min=1e-12)
+    present = present / present[shown].mean(0).clamp(min=1e-12)
     unit = present / present.square().sum(1, keepdim=True).sqrt().clamp(min=1e-12)
     return (-_DECAY * (1 - unit @ unit.T)).exp()

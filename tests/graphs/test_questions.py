@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lightning_interp.errors import DatasetError
-from lightning_interp.graphs.and_or import Label, locate
-from lightning_interp.graphs.questions import Answer, Guess, SimulatedAnnotator, ask, iou, potential_gain
+from lightning_interp.graphs.and_or import Label, Latent, learn_part, locate
+from lightning_interp.graphs.questions import Answer, Guess, Reply, SimulatedAnnotator, ask, iou, potential_gain
 from tests.graphs.test_and_or import SIZE, distance, label, planted
 
 BOX = (10.0, 10.0, 30.0, 30.0)
@@ -69,6 +69,35 @@ def test_an_image_without_the_part_is_set_aside():
     assert steps[-1].boxes == 1
     seen = next(i for i, step in enumerate(steps) if step.image == 11)
     assert all((step.part is None) == (i < seen) for i, step in enumerate(steps))
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1])
+def test_images_that_were_set_aside_teach_nothing(seed):
+    """The part is in the first six of twelve images; what is learnt is what those six teach."""
+    latent, centre, _ = planted(images=12)
+    labels = {i: label(centre[i]) for i in range(6)}
+
+    def draws(image, guess, known):
+        return Reply(Answer.MOVED, labels[image]) if image in labels else Reply(Answer.ABSENT, None)
+
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    part = ask(latent, draws, SIZE, 12, generator)[-1].part.templates[0]
+    expected = learn_part(Latent(latent.points[:6], latent.scores[:6]), labels, SIZE).templates[0]
+    for name in ("pattern", "offset", "variance", "size"):
+        torch.testing.assert_close(getattr(part, name), getattr(expected, name))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_image_that_was_set_aside_has_no_say_in_what_is_asked_next(seed):
+    latent, centre, look = planted(images=12)
+    scores = torch.rand(latent.scores.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) ** 4
+    latent = latent._replace(scores=scores)
+    first = ask(latent, annotator(centre, look), SIZE, 1)[0].image
+    steps = ask(latent, annotator(centre, look, absent=[first]), SIZE, 12)
+    rest = [row for row in range(12) if row != first]
+    alone = ask(Latent(*(each[rest] for each in latent)), annotator(centre[rest], look[rest]), SIZE, 11)
+    assert steps[0].answer is Answer.ABSENT
+    assert [step.image for step in steps[1:]] == [rest[step.image] for step in alone]
 
 
 def test_random_asking_follows_its_seed():
