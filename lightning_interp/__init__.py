@@ -34,7 +34,14 @@ from lightning_interp.data import (
     VOCProbe,
 )
 from lightning_interp.dissect import dissect
-from lightning_interp.errors import DatasetError, InterpError, LayerError, MissingExtraError, ProbeError
+from lightning_interp.errors import (
+    DatasetError,
+    InterpError,
+    LayerError,
+    MissingExtraError,
+    ProbeError,
+    ResponseError,
+)
 from lightning_interp.graph_engine import explanatory_graph
 from lightning_interp.graph_results import GraphResult, Inference, LayerPatterns, PatternLayer
 from lightning_interp.graphs.options import GraphOptions
@@ -86,6 +93,7 @@ __all__ = [
     "ProbeItem",
     "ProbeSet",
     "RenderedFaces",
+    "ResponseError",
     "RightReasons",
     "SegmentationFolder",
     "VOCParts",

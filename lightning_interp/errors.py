@@ -13,6 +13,10 @@ class LayerError(InterpError, ValueError):
     """A layer name does not resolve, or the layer does not give a (B, U, H, W) map exactly once a forward."""
 
 
+class ResponseError(LayerError):
+    """What a layer gives for all images says nothing: it is silent, NaN or infinite. Training may get it there."""
+
+
 class ProbeError(InterpError, RuntimeError):
     """A probe failed on at least one process; every process raises it with the same text."""
 

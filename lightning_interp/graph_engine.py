@@ -91,7 +91,8 @@ class GraphLearner(SweepEngine[GraphResult]):
         if max_samples is not None:
             check_least(max_samples=(max_samples, 1))
             count = len(self.indices)
-            self.indices = [self.indices[i * count // max_samples] for i in range(min(count, max_samples))]
+            most = min(count, max_samples)
+            self.indices = [self.indices[i * count // most] for i in range(most)]
         self.bank = LabelBank(LabelEncoder(probe, probe.mask_size), every_image_counts=True)
         self.grids: dict[str, Grid] = {}
         self.image_size = (0, 0)
@@ -106,7 +107,10 @@ class GraphLearner(SweepEngine[GraphResult]):
         """
         infos = super().describe(module, forward)
         if len(infos) != len(self.layers):
-            raise LayerError(f"{len(self.layers)} names stand for {len(infos)} layers ({', '.join(infos)})")
+            raise LayerError(
+                f"layers {list(self.layers)} stand for {len(infos)} layers ({', '.join(infos)}); name each layer that "
+                "is to have patterns once, the top one first"
+            )
         patterns = self.options.patterns
         if isinstance(patterns, Sequence) and len(patterns) != len(infos):
             raise LayerError(f"patterns has {len(patterns)} numbers for {len(infos)} layers; give one for each")
@@ -146,7 +150,13 @@ class GraphLearner(SweepEngine[GraphResult]):
         ranks: Ranks,
         meta: Mapping[str, Any],
     ) -> GraphResult:
-        """What a finished study has learnt."""
+        """What a finished study has learnt.
+
+        Raises:
+            ResponseError: If a layer's responses say nothing.
+        """
+        if study.nothing is not None:
+            raise study.nothing
         figures = self._evaluate(study)
         return study.finished(self.settings() | {"num_skipped": len(skipped)}, seconds, {**meta, "evaluation": figures})
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp.data.loading import ProbeBatch, probe_batches
-from lightning_interp.errors import LayerError
+from lightning_interp.errors import ResponseError
 from lightning_interp.functional.part_location import Peaks, find_peaks
 from lightning_interp.graph_results import GraphResult, Inference
 from lightning_interp.graphs.infer import LayerMaps, infer, join
@@ -41,11 +41,12 @@ class GraphStudy(Study):
         self.maps: dict[str, list[Tensor]] = {}
         self.mirrored: dict[str, list[Tensor]] = {}
         self.graph: GraphResult | None = None
+        self.nothing: ResponseError | None = None
         self.peaks: dict[str, Peaks] = {}
 
     def begin(self, num_images: int) -> Sequence[str]:
         """Make room."""
-        infos = self.learner.infos or self.learner.describe(self.module, self.forward)
+        infos = self.learner.known(self.module, self.forward)
         self.maps = {name: [] for name in infos}
         self.mirrored = {name: [] for name in infos}
         return list(infos)
@@ -60,11 +61,9 @@ class GraphStudy(Study):
         """Nothing is to be agreed on before the learning."""
 
     def tally(self, batches: Sequence[list[int]]) -> Sequence[str]:
-        """Maps of the mirror images, where they are asked for; complaints that need no other process."""
+        """Maps of the mirror images, where they are asked for."""
         if self.learner.options.flips:
             self._mirror()
-        for name, own in self.maps.items():
-            self._check(name, own, self.mirrored[name])
         return []
 
     def update_again(self, batch: ProbeBatch, maps: Mapping[str, Tensor]) -> None:
@@ -72,9 +71,14 @@ class GraphStudy(Study):
 
     def freeze(self) -> None:
         """Learn, then look where the patterns are; collective."""
-        layers = [self._layer(name) for name in list(self.maps)]
-        with torch.no_grad():
-            found = self.ranks.together(lambda total: self._learn(layers, total))
+        layers: list[LayerMaps] = []
+        try:
+            with torch.no_grad():
+                found = self.ranks.together(lambda total: self._learn(layers, total))
+        except ResponseError as error:
+            # Others who share the sweep have something to show.
+            self.nothing, self.maps, self.mirrored = error, {}, {}
+            return
         assert self.graph is not None
         self.maps, self.mirrored = {}, {}
         parts = [part for part in found if len(part[0].images)]
@@ -94,8 +98,11 @@ class GraphStudy(Study):
             meta={**self.graph.meta, **meta},
         )
 
-    def _learn(self, layers: Sequence[LayerMaps], total: Sum) -> tuple[Inference, list[Peaks]]:
+    def _learn(self, layers: list[LayerMaps], total: Sum) -> tuple[Inference, list[Peaks]]:
         """The graph; where patterns and the filters' peaks are in this process's images, on the CPU."""
+        for name, maps in self.maps.items():
+            self._check(name, maps, self.mirrored[name])
+        layers += [self._layer(name) for name in list(self.maps)]
         self.graph = learn_graph(layers, self.learner.options, total=total, progress=self.learner.learning)
         own = infer(self.graph, layers, torch.tensor(self.images, dtype=torch.int64))
         return own, [Peaks(*(values.cpu() for values in find_peaks(each.maps))) for each in layers]
@@ -127,7 +134,7 @@ class GraphStudy(Study):
 
     def _check(self, name: str, maps: Sequence[Tensor], mirrored: Sequence[Tensor]) -> None:
         if not all(bool(each.isfinite().all()) for each in (*maps, *mirrored)):
-            raise LayerError(f"layer '{name}' gives NaN or infinite activations; its patterns cannot be learnt")
+            raise ResponseError(f"layer '{name}' gives NaN or infinite activations; its patterns cannot be learnt")
         if maps and all(bool((each > 0).all()) for each in maps):
             warnings.warn(
                 f"layer '{name}' is above 0 everywhere, so its constant level counts as activation; name a layer "

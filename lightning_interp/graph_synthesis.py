@@ -83,7 +83,7 @@ def draw_images(
     flip = seen.mirrored[rows]
     images = torch.where(flip[:, None, None, None], images.flip(3), images)
     with probing(module), probing(decoder), tap(resolve_layers(module, [name])) as taps:
-        (forward or module)(prepare(images, module, learner.probe.normalize))
+        (module if forward is None else forward)(prepare(images, module, learner.probe.normalize))
         maps = taps.collect()[name].to(next(decoder.parameters(), torch.empty(0)))
         own = LayerPatterns(*(each[rows] for each in (seen[name].point, seen[name].score, seen[name].expected)))
         made = synthesise(decoder, maps, graph[name], own, among=graph.kept(name))

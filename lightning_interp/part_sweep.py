@@ -106,7 +106,7 @@ class PartStudy(Study):
 
     def begin(self, num_images: int) -> Sequence[str]:
         """Make room."""
-        infos = self.meter.infos or self.meter.describe(self.module, self.forward)
+        infos = self.meter.known(self.module, self.forward)
         for name, info in infos.items():
             self.layers[name] = LayerSums(self.meter, info, self.meter.mask_grids[name], num_images, self)
         return list(infos)

@@ -45,7 +45,7 @@ class DissectionStudy(Study):
 
     def begin(self, num_images: int) -> Sequence[str]:
         """Make room."""
-        infos = self.own.infos or self.own.describe(self.module, self.forward)
+        infos = self.own.known(self.module, self.forward)
         sync = {"sync_on_compute": self.ranks.world > 1, "process_group": self.ranks.group}
         for name, info in infos.items():
             self._passes[name] = LayerPass(

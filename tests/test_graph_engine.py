@@ -151,7 +151,7 @@ def test_as_many_numbers_of_patterns_as_layers():
     ("layers", "message"),
     [
         (["1", "4"], r"layers go from the top down, and '4' lies above '1'; give \['4', '1'\]"),
-        (["4", "1", "4"], "3 names stand for 2 layers"),
+        (["4", "1", "4"], r"layers \['4', '1', '4'\] stand for 2 layers \(4, 1\); name each layer"),
         (["4", "7"], "unknown layer '7'"),
         ([], "no layer given"),
         ("4", r"write layers=\['4'\]"),
@@ -378,14 +378,14 @@ def test_every_process_gives_the_same_error():
         assert wanted in text
 
 
-def running_out(rank, world):
+def running_out(rank, world, error):
     """The second process fails in the third iteration; what is told, and what a sound one then learns."""
     ranks, original, calls = ranks_of(world), learning.explain_all, []
 
     def fails(*args):
         calls.append(0)
         if rank == 1 and len(calls) == 3:
-            raise MemoryError("no room")
+            raise error("no room")
         return original(*args)
 
     learning.explain_all = fails
@@ -398,8 +398,64 @@ def running_out(rank, world):
 
 @pytest.mark.ddp
 @pytest.mark.timeout(90)
-def test_a_process_that_fails_while_it_learns_does_not_keep_the_others_waiting():
-    outcomes = run_ranks(running_out, 2, timeout=25)
-    (one, found), (other, same) = values(outcomes)
-    assert one == other == "the probe failed; rank 1: MemoryError: no room"
+@pytest.mark.parametrize("error", [MemoryError, ProbeError])
+def test_a_process_that_fails_while_it_learns_does_not_keep_the_others_waiting(error):
+    (one, found), (other, same) = values(run_ranks(running_out, 2, error, timeout=25))
+    assert one == other == f"the probe failed; rank 1: {error.__name__}: no room"
     assert torch.equal(found, same)
+
+
+class Stale(SpotProbe):
+    """Its second process cannot read the labels of the first one's images."""
+
+    rank = 0
+
+    def labels(self, index):
+        if self.rank == 1 and index == 0:
+            raise OSError("stale file handle")
+        return super().labels(index)
+
+
+def judging(rank, world):
+    probe = Stale(8)
+    probe.rank = rank
+    learner = GraphLearner(probe, ["4"], GraphOptions(**SMALL))
+    try:
+        learner(network(), ranks=ranks_of(world))
+    except ProbeError as error:
+        return str(error)
+
+
+@pytest.mark.ddp
+@pytest.mark.timeout(90)
+def test_a_process_that_fails_to_judge_the_graph_tells_the_others():
+    told = values(run_ranks(judging, 2, timeout=25))
+    assert told == ["the probe failed; rank 1: OSError: stale file handle"] * 2
+
+
+@pytest.mark.parametrize("number", [5, 6, 50])
+def test_more_samples_than_images_are_all_images(number):
+    learner = GraphLearner(RandomProbe(5), ["4"], GraphOptions(**SMALL), max_samples=number)
+    assert learner.indices == [0, 1, 2, 3, 4]
+    assert GraphLearner(RandomProbe(5), ["4"], GraphOptions(**SMALL), max_samples=2).indices == [0, 2]
+
+
+def test_another_network_has_places_of_its_own():
+    shifted = network()
+    shifted[0].padding = (3, 3)
+    learner = GraphLearner(RandomProbe(12), ["4", "1"], GraphOptions(**SMALL))
+    learner(network())
+    assert_same(learner(shifted), GraphLearner(RandomProbe(12), ["4", "1"], GraphOptions(**SMALL))(shifted))
+
+
+def test_what_lies_above_the_layers_need_not_bear_nan():
+    class Checked(nn.Module):
+        def forward(self, maps):
+            assert maps.isfinite().all(), "diverged"
+            return maps
+
+    module = network()
+    module.append(Checked())
+    assert learn(RandomProbe(12), module).names == ("4", "1")
+    with pytest.raises(LayerError, match="'4' lies above '1'"):
+        learn(RandomProbe(12), module, layers=("1", "4"))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_interp._lightning import Callback, LightningModule, Trainer, rank_zero_info, rank_zero_warn
 from lightning_interp.callbacks.network import back_on_device, quiet, validated
-from lightning_interp.errors import ProbeError
+from lightning_interp.errors import ProbeError, ResponseError
 from lightning_interp.logging.adapters import shows, write
 from lightning_interp.logging.artifacts import Artifact, CustomScalars, Scalars, safe_tag
 from lightning_interp.logging.guard import Guard
@@ -241,7 +241,7 @@ class ProbeCallback(Callback, Generic[Result]):
         most = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
         return self.schedule.due(trainer.current_epoch, self.last_epoch, most)
 
-    def _find(self, trainer: Trainer, pl_module: LightningModule, now: "_Moment") -> Result | None:
+    def _find(self, trainer: Trainer, pl_module: LightningModule, now: "_Moment") -> "Result | ResponseError | None":
         """The result of this moment: from a sweep that another callback made, or from one that this one makes."""
         waiting, self._waiting = self._waiting, None
         if waiting is not None and waiting[0] == now:
@@ -251,8 +251,7 @@ class ProbeCallback(Callback, Generic[Result]):
         forward = validated(trainer, pl_module)
         with quiet(pl_module):
             if len(group) == 1:
-                alone = self.probe(pl_module, forward, self._ranks, lambda: trainer.received_sigterm, metas[0])
-                found = None if alone is None else [alone]
+                found = self._alone(trainer, pl_module, forward, metas[0])
             else:
                 found = measure_together(
                     [each.engine for each in group if each.engine is not None],
@@ -265,11 +264,20 @@ class ProbeCallback(Callback, Generic[Result]):
             if found is None:
                 return None
             for each, result in zip(group, found, strict=True):
-                each.follow_up(result, pl_module, forward)
-        own: Result = found[0]
+                if not isinstance(result, ResponseError):
+                    each.follow_up(result, pl_module, forward)
+        own: Result | ResponseError = found[0]
         for other, result in zip(group[1:], found[1:], strict=True):
             other._waiting = now, result
         return own
+
+    def _alone(self, trainer: Trainer, pl_module: LightningModule, *how: Any) -> "list[Result | ResponseError] | None":
+        forward, meta = how
+        try:
+            result = self.probe(pl_module, forward, self._ranks, lambda: trainer.received_sigterm, meta)
+        except ResponseError as error:
+            return [error]
+        return None if result is None else [result]
 
     def _sharing(self, trainer: Trainer, hook: str) -> "list[ProbeCallback[Any]]":
         """The callbacks that probe the same images after this one in the same hook, the network being the same."""
@@ -294,6 +302,10 @@ class ProbeCallback(Callback, Generic[Result]):
     def _run(self, trainer: Trainer, pl_module: LightningModule, now: "_Moment") -> None:
         result, epoch = self._find(trainer, pl_module, now), now.epoch
         if result is None:
+            return
+        if isinstance(result, ResponseError):
+            # It may come of training, which is the user's affair; an observer does not end it.
+            rank_zero_warn(f"{self.name}: {result}; there is nothing to show of it")
             return
         self.result = result
         values = {safe_tag(f"{self.name}/{key}"): value for key, value in self.scalars(result).items()}

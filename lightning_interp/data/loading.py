@@ -135,7 +135,7 @@ def probe_batches(
         # Without a generator of its own, a loader draws its seed from the global one and so changes training.
         generator=torch.Generator().manual_seed(0),
     )
-    return _received(loader)
+    return _received(loader) if num_workers else iter(loader)
 
 
 def _received(batches: Iterable[ProbeBatch]) -> Iterator[ProbeBatch]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_interp.errors import DatasetError, LayerError
+from lightning_interp.errors import DatasetError, ResponseError
 from lightning_interp.graph_results import GraphResult, PatternLayer
 from lightning_interp.graphs.chunks import BYTE_BUDGET, explain_all
 from lightning_interp.graphs.edges import Above, choose_parents
@@ -41,10 +41,11 @@ def learn_graph(
 
     Returns:
         The graph, without ``learnt_from``; ``meta["history"]`` has by layer the log-likelihood at each iteration, the
-        priors of the pose included. It never falls while the edges are the same.
+        priors of the pose included. It never falls while the edges are the same and there is no window.
 
     Raises:
-        LayerError: If a layer has no active filter, or fewer units than patterns.
+        LayerError: If a layer has fewer units than patterns.
+        ResponseError: If a layer has no active filter.
         DatasetError: If there are fewer images than patterns, or fewer than two.
     """
     first = layers[0]
@@ -232,7 +233,7 @@ def _first_nodes(task: _Task) -> Nodes:
     mean = response.sum((1, 2)) / task.num_images
     alive = mean.isfinite() & (mean > 0)
     if not alive.any():
-        raise LayerError(f"layer '{name}' has no filter whose response is ever above 0")
+        raise ResponseError(f"layer '{name}' has no filter whose response is ever above 0")
     order = torch.where(alive, mean, -torch.inf).argsort(descending=True, stable=True)
     chosen = order[: min(int(alive.sum()), options.filters or len(order))].sort().values
     # The number of the layer, so that two layers of equal shape do not start alike.
@@ -243,7 +244,8 @@ def _first_nodes(task: _Task) -> Nodes:
     cells = (share.log() - (-noise[chosen].log()).log()).flatten(1).topk(number, dim=1).indices
     units = units_of(task.layer.grid, maps, None)
     position = torch.stack([units.x[cells % width], units.y[cells // width]], 2)
-    spread = torch.full(cells.shape, options.sigma).to(maps)
+    least, most = options.spreads if options.learn_width and not task.place else (0.0, float("inf"))
+    spread = torch.full(cells.shape, min(max(options.sigma, least), most)).to(maps)
     # The first guess has two numbers a filter.
     pose = min(options.pose, 2 * len(chosen)) if not task.place else 0
     sway = torch.zeros(*cells.shape, 2, pose, dtype=torch.float64, device=maps.device)

@@ -113,7 +113,7 @@ def explain(maps: Tensor, patterns: Patterns, units: Units, tau: float) -> Momen
         # Where nothing can explain a unit (tau 0 and a window, or too far away for a quotient), nothing does.
         share = torch.where(total > torch.finfo(total.dtype).tiny ** 0.8, maps / total, 0.0)
         columns, rows = (gy @ share) * gx, (gx @ share.mT) * gy
-    likelihood = torch.xlogy(maps, total / number).double().sum((1, 2, 3))
+    likelihood = torch.xlogy(maps, (total / number).clamp(min=torch.finfo(total.dtype).tiny)).double().sum((1, 2, 3))
     sums = [(columns * dx).sum(3), (rows * dy).sum(3)]
     second = (columns * dx.square()).sum(3) + (rows * dy.square()).sum(3)
     return Moments(rows.sum(3), torch.stack(sums, 3), second, likelihood)

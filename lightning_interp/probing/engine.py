@@ -1,6 +1,7 @@
 """What measures a network again and again on one probe set: its images, its layers, and sweeps shared with others."""
 
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_interp.data.loading import BAD_IMAGE_ERRORS, BadImage, checked_image
 from lightning_interp.data.probe import ProbeSet
-from lightning_interp.errors import DatasetError, LayerError
+from lightning_interp.errors import DatasetError, LayerError, ResponseError
 from lightning_interp.probing.describe import describe_layers
 from lightning_interp.probing.layers import LayerInfo, resolve_layers
 from lightning_interp.probing.ranks import Ranks
@@ -78,6 +79,7 @@ class SweepEngine(ABC, Generic[Result]):
         self.indices = _spread(len(probe), max_samples)
         self.limit: int | None = None
         self.infos: dict[str, LayerInfo] = {}
+        self._described: weakref.ref[nn.Module] | None = None
 
     @property
     def images(self) -> ProbeImages:
@@ -124,8 +126,14 @@ class SweepEngine(ABC, Generic[Result]):
             channels, height, width = image.shape[1:]
             for name, layer in resolve_layers(module, list(infos)).items():
                 self.place(module, layer, infos[name], (channels, height, width))
-        self.infos = infos
+        self.infos, self._described = infos, weakref.ref(module)
         return infos
+
+    def known(self, module: nn.Module, forward: Forward | None = None) -> dict[str, LayerInfo]:
+        """As :meth:`describe`, unless this network was described last."""
+        if self._described is None or self._described() is not module:
+            return self.describe(module, forward)
+        return self.infos
 
     def _check_size(self, info: LayerInfo) -> None:
         """Refuse maps of which one batch alone would fill the memory, before they are made."""
@@ -155,7 +163,11 @@ class SweepEngine(ABC, Generic[Result]):
         should_stop: Callable[[], bool] | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> Result | None:
-        """Measure once, in a sweep of its own; a collective call. As :func:`measure_together` for one engine."""
+        """Measure once, in a sweep of its own; a collective call. As :func:`measure_together` for one engine.
+
+        Raises:
+            ResponseError: If there is nothing to measure in what the layers respond with.
+        """
         found = measure_together(
             [self],
             module,
@@ -165,6 +177,8 @@ class SweepEngine(ABC, Generic[Result]):
             progress=progress,
             should_stop=should_stop,
         )
+        if found is not None and isinstance(found[0], ResponseError):
+            raise found[0]
         return None if found is None else found[0]
 
 
@@ -190,7 +204,8 @@ def measure_together(
         should_stop: Asked before each batch; if any process says yes, all stop.
 
     Returns:
-        Their results, equal on every process; None if it was stopped. Wall times are those of the whole sweep.
+        Their results, equal on every process; None if it was stopped. Wall times are those of the whole sweep. In place
+        of the result of an engine to which the layers' responses say nothing there is a ``ResponseError``.
 
     Raises:
         ProbeError: If a process of several failed; a single process raises the error itself.
@@ -205,10 +220,22 @@ def measure_together(
         if skipped is None:
             return None
         seconds = time.perf_counter() - start
-        return [
-            engine.result(study, skipped, seconds, ranks, dict(meta))
-            for engine, study, meta in zip(engines, studies, metas, strict=True)
-        ]
+        found: list[Any] = []
+        error: Exception | None = None
+        try:
+            for engine, study, meta in zip(engines, studies, metas, strict=True):
+                found.append(_result(engine, study, skipped, seconds, ranks, meta))
+        except Exception as failure:  # Labels that cannot be read again, say: the others must not wait.
+            error = failure
+        ranks.agree(error)
+        return found
+
+
+def _result(engine: SweepEngine[Any], *found: Any) -> Any:
+    try:
+        return engine.result(*found)
+    except ResponseError as error:
+        return error
 
 
 def check_least(**numbers: tuple[int, int]) -> None:

@@ -112,7 +112,7 @@ def occlusion_fields(
         raise ValueError(f"batch_size must be at least 2, not {batch_size}")
     layers = resolve_layers(module, [layer])
     generator = torch.Generator().manual_seed(seed)
-    occluders = _Occluders(module, forward or module, layers, patch, stride, batch_size, generator)
+    occluders = _Occluders(module, module if forward is None else forward, layers, patch, stride, batch_size, generator)
     with probing(module):
         example = prepare(checked_image(probe, next(iter(chosen.values()))[0])[None], module, probe.normalize)
         (info,) = describe_layers(module, [layer], example, forward).values()

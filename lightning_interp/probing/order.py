@@ -1,6 +1,7 @@
 """Which of two layers lies above the other."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 
 import torch
@@ -27,9 +28,10 @@ def check_descends(
     Raises:
         LayerError: If a layer does not depend on the next one, naming the right order where there is one.
     """
+    call = module if forward is None else forward
     for upper, lower in pairwise(layers):
-        if not _depends(upper, lower, module, layers, example, forward or module):
-            if _depends(lower, upper, module, layers, example, forward or module):
+        if not _depends(upper, lower, module, layers, example, call):
+            if _depends(lower, upper, module, layers, example, call):
                 right = _sorted(list(layers), upper, lower)
                 raise LayerError(f"layers go from the top down, and '{lower}' lies above '{upper}'; give {right}")
             raise LayerError(
@@ -47,15 +49,26 @@ def _sorted(names: Sequence[str], upper: str, lower: str) -> list[str]:
 def _depends(
     upper: str, lower: str, module: nn.Module, layers: Mapping[str, nn.Module], example: Tensor, call: Forward
 ) -> bool:
-    """Whether NaN in place of all that the lower layer gives reaches the upper one."""
+    """Whether NaN in place of all that the lower layer gives reaches the upper one, after which the pass ends."""
 
     def spoil(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
         return torch.full_like(output, torch.nan)
 
-    handle = layers[lower].register_forward_hook(spoil)
+    def end(_module: nn.Module, _args: object, _output: object) -> None:
+        raise _Seen
+
+    handles = [layers[lower].register_forward_hook(spoil)]
     try:
         with tap({upper: layers[upper]}) as taps:
-            call(example)
+            handles.append(layers[upper].register_forward_hook(end))
+            # What lies above need not bear NaN.
+            with suppress(_Seen):
+                call(example)
             return bool(taps.collect()[upper].isnan().any())
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+
+
+class _Seen(Exception):  # noqa: N818 - no error
+    """The upper layer has given its maps."""

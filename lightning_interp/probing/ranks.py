@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_interp.errors import ProbeError
+from lightning_interp.errors import ProbeError, ResponseError
 from lightning_interp.functional.reduction import LOCAL, training_reduction
 
 
@@ -76,6 +76,7 @@ class Ranks:
         Raises:
             ProbeError: On every process with the same text, if any of several failed. A single process raises its
                 own error as it is.
+            ResponseError: Likewise, if all that failed did so by it.
         """
         if self.world == 1:
             if error is not None:
@@ -97,18 +98,22 @@ class Ranks:
         Raises:
             ProbeError: As :meth:`agree`.
         """
+        known: list[Exception] = []
 
         def total(values: Tensor) -> Tensor:
-            self.agree(None)
+            try:
+                self.agree(None)
+            except Exception as failure:
+                known.append(failure)
+                raise
             return self.sum(values)
 
         error, found = None, None
         try:
             found = work(total)
-        except ProbeError:
-            # Of another process, which all have been told.
-            raise
         except Exception as failure:
+            if failure in known:
+                raise
             error = failure
         return self.agree(error, found)
 
@@ -116,11 +121,12 @@ class Ranks:
         """As :meth:`agree`, for several processes that are known to come, with ``what`` before the errors."""
         outcomes: list[Any] = [None] * self.world
         text = None if error is None else f"rank {self.rank}: {type(error).__name__}: {error}"
-        dist.all_gather_object(outcomes, (text, note), group=self.group)
-        failures = [failure for failure, _ in outcomes if failure is not None]
+        dist.all_gather_object(outcomes, (text, isinstance(error, ResponseError), note), group=self.group)
+        failures = [failure for failure, _, _ in outcomes if failure is not None]
         if failures:
-            raise ProbeError(f"{what}; " + "; ".join(failures)) from error
-        return [other for _, other in outcomes]
+            mild = all(is_mild for failure, is_mild, _ in outcomes if failure is not None)
+            raise (ResponseError if mild else ProbeError)(f"{what}; " + "; ".join(failures)) from error
+        return [other for _, _, other in outcomes]
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite tensors with those of rank zero, in place; a collective call."""

@@ -55,7 +55,7 @@ def run(
         LayerError: If a layer does not give maps exactly once a batch.
         Stopped: If ``should_stop`` said so.
     """
-    call = forward or module
+    call = module if forward is None else forward
     with tap(layers) as taps:
         for batch in batches:
             if should_stop is not None and should_stop():

@@ -547,18 +547,37 @@ def test_failing_outputs_raise_if_asked(tmp_path, monkeypatch):
         train(tmp_path, [make_explanation(on_error="raise")])
 
 
-def test_a_network_without_a_graph_fails_at_the_end_and_nothing_is_lost(tmp_path):
-    class Die(Callback):
-        def on_train_end(self, trainer, module):
-            nn.init.constant_(module.features[4].weight, 0.0)
-            nn.init.constant_(module.features[4].bias, -1.0)
+class Die(Callback):
+    """The top layer falls silent."""
 
-    saving = ModelCheckpoint(tmp_path, save_last=True)
-    callbacks = [make_explanation(), Die(), saving]
-    with pytest.raises(LayerError, match=r"layer 'features\.5' has no filter whose response is ever above 0"):
-        train(tmp_path, callbacks, logger=tensorboard(tmp_path), enable_checkpointing=True)
+    def on_train_epoch_start(self, trainer, module):
+        nn.init.constant_(module.features[4].weight, 0.0)
+        nn.init.constant_(module.features[4].bias, -100.0)
+
+
+SILENT = r"graph: layer 'features\.5' has no filter whose response is ever above 0; there is nothing to show of it"
+
+
+def test_a_network_without_a_graph_is_said_and_nothing_is_lost(tmp_path):
+    saving, explaining = ModelCheckpoint(tmp_path, save_last=True), make_explanation()
+    with pytest.warns(UserWarning, match=SILENT):
+        train(tmp_path, [explaining, Die(), saving], logger=tensorboard(tmp_path), enable_checkpointing=True)
+    assert explaining.result is None
     assert (tmp_path / "last.ckpt").exists()
+    assert not (tmp_path / "interp" / "graph").exists()
     assert "val_loss" in read_back(tmp_path).Tags()["scalars"]
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["first", "second"])
+def test_others_show_what_they_find_where_there_is_no_graph(tmp_path, order):
+    probe = SpotProbe(12, side=24)
+    location = LocationInstability(probe, TRAINED, schedule=Every(), batch_size=5)
+    explaining = make_explanation(probe, schedule=Every())
+    with pytest.warns(UserWarning, match=SILENT):
+        trainer = train(tmp_path, [Die(), *[explaining, location][::order]], num_sanity_val_steps=0)
+    assert location.result is not None
+    assert any(name.startswith("location/") for name in trainer.callback_metrics)
+    assert not any(name.startswith("graph/") for name in trainer.callback_metrics)
 
 
 def test_without_matplotlib_there_are_no_figures_but_all_else(tmp_path, monkeypatch):

@@ -142,3 +142,12 @@ def test_what_the_probe_set_raises_in_a_loader_process_stays_what_it_is():
 
     with pytest.raises(ConnectionResetError, match="the picture server hung up"):
         batches(Remote(3), range(3), num_workers=1)
+
+
+def test_a_missing_file_is_no_lost_process_where_there_is_none():
+    class Missing(RandomProbe):
+        def image(self, index):
+            raise FileNotFoundError("3.jpg")
+
+    with pytest.raises(FileNotFoundError, match=r"3\.jpg"):
+        batches(Missing(3), range(3))

@@ -65,6 +65,12 @@ def test_likelihood_never_falls_while_the_edges_are_fixed(dtype, options, pose):
     assert bool((graph["up"].sway.abs() > 1).any()) == (pose > 0 and options != {"ridge": 300.0})
 
 
+@pytest.mark.parametrize(("sigma", "spreads"), [(0.01, (0.05, 0.5)), (0.4, (0.03, 0.2))])
+def test_likelihood_never_falls_from_a_width_that_may_not_be_learnt(sigma, spreads):
+    graph = learn(two_layers(), learn_width=True, sigma=sigma, spreads=spreads, pose=0)
+    assert falls(graph.meta["history"]["up"]) < 1e-6
+
+
 @pytest.mark.parametrize("learn_width", [False, True])
 @pytest.mark.parametrize("pose", [0, 2])
 def test_likelihood_never_falls_with_flips(pose, learn_width):
@@ -419,3 +425,10 @@ def test_the_width_of_patterns_with_parents_is_that_of_what_these_say():
     variance = 1 / up.spread[down.parents].square().reciprocal().mean(1)
     torch.testing.assert_close(down.width, variance.sqrt(), rtol=1e-5, atol=0)
     assert down.width.std() > 0.1
+
+
+def test_what_no_pattern_explains_without_a_background_is_no_number_out_of_range():
+    maps = noise(12, 5, 8, 10)
+    graph = learn([layer("up", maps, TOP, maps.flip(3))], flips=True, tau=0, sigma=0.01)
+    assert all(math.isfinite(value) for value in graph.meta["history"]["up"])
+    assert graph["up"].position.isfinite().all()
