@@ -5,8 +5,9 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_interp.errors import DatasetError
+from lightning_interp.errors import DatasetError, InterpError
 from lightning_interp.graph_results import GraphResult, PatternLayer
+from lightning_interp.graphs.editing import prune, set_pruned
 from lightning_interp.report.graph_page import write_graph_page
 from lightning_interp.viz.text import clean
 
@@ -17,16 +18,20 @@ def run_graph(args: Sequence[str]) -> None:
     """Run ``lightning-interp graph`` with these arguments; none show the help.
 
     Raises:
-        InterpError: If the folder holds no graph, or an argument does not fit it.
+        InterpError: If the folder holds no graph, an argument does not fit it, or a file cannot be written.
         SystemExit: After the help, or with 2 if the arguments are not understood.
     """
     options = _parser().parse_args(list(args) or ["--help"])
-    options.run(options)
+    try:
+        options.run(options)
+    except OSError as error:
+        raise InterpError(f"cannot read or write: {error}") from error
 
 
 def _parser() -> ArgumentParser:
     about = "Look at an explanatory graph that was saved to a folder, edit it, and write it in other forms."
-    parser = ArgumentParser("lightning-interp graph", description=about)
+    learn = "To learn one and save it: lightning-interp graph --config CONFIG --ckpt FILE"
+    parser = ArgumentParser("lightning-interp graph", description=about, epilog=learn)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def verb(name: str, run: object, text: str) -> ArgumentParser:
@@ -39,18 +44,19 @@ def _parser() -> ArgumentParser:
     show.add_argument("--rows", type=int, default=10, metavar="N", help="patterns a layer (10)")
     export = verb("export", _export, "write the graph as GraphML or JSON, by the name of the file")
     export.add_argument("out", type=Path, metavar="OUT")
-    _add_names(verb("prune", _prune, "take patterns out, by name or as the page exported them"))
-    _add_names(verb("restore", _restore, "put pruned patterns back"))
+    listed = "as the page exports it: these are taken out, and every other pattern is put back"
+    _add_names(verb("prune", _prune, "take patterns out, by name or as the page exported them"), listed)
+    _add_names(verb("restore", _restore, "put pruned patterns back"), "those to put back")
     verb("undo", _undo, "undo the last prune or restore")
     page = verb("page", _page, "write the page to browse the graph, without pictures: they are not in the folder")
     page.add_argument("--out", type=Path, required=True, metavar="FILE", help="the HTML file to write")
     return parser
 
 
-def _add_names(parser: ArgumentParser) -> None:
+def _add_names(parser: ArgumentParser, listed: str) -> None:
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--names", nargs="+", metavar="NAME", help="layer/filter/number")
-    group.add_argument("--file", type=Path, metavar="FILE", help='JSON: {"pruned": [NAME, ...]}')
+    group.add_argument("--file", type=Path, metavar="FILE", help=f'JSON: {{"pruned": [NAME, ...]}}, {listed}')
 
 
 def _show(options: Namespace) -> None:
@@ -99,7 +105,8 @@ def _export(options: Namespace) -> None:
 
 def _prune(options: Namespace) -> None:
     graph = GraphResult.load(options.folder)
-    _replace(graph, graph.prune(_names(options)), options.folder)
+    change = prune if options.names else set_pruned
+    _replace(graph, change(graph, _names(options)), options.folder)
 
 
 def _restore(options: Namespace) -> None:

@@ -72,9 +72,24 @@ def test_prune_restore_and_undo_change_the_folder(folder, capsys):
 
 def test_a_list_as_the_page_exports_it(folder, tmp_path, capsys):
     listed = tmp_path / "pruned.json"
+    run(capsys, "prune", folder, "--names", ONE)
     listed.write_text(json.dumps({"pruned": [TWO]}))
-    run(capsys, "prune", folder, "--file", listed)
+    assert run(capsys, "prune", folder, "--file", listed) == "1 patterns are pruned, before 1\n"
     assert GraphResult.load(folder).pruned == (TWO,)
+    assert run(capsys, "prune", folder, "--file", listed) == "nothing to change; 1 patterns are pruned\n"
+    run(capsys, "undo", folder)
+    assert GraphResult.load(folder).pruned == (ONE,)
+    listed.write_text(json.dumps({"pruned": []}))
+    run(capsys, "prune", folder, "--file", listed)
+    assert GraphResult.load(folder).pruned == ()
+
+
+def test_a_list_of_what_to_put_back(folder, tmp_path, capsys):
+    run(capsys, "prune", folder, "--names", ONE, TWO)
+    listed = tmp_path / "pruned.json"
+    listed.write_text(json.dumps({"pruned": [TWO]}))
+    run(capsys, "restore", folder, "--file", listed)
+    assert GraphResult.load(folder).pruned == (ONE,)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"other": []}', '{"pruned": "a"}', '{"pruned": [1]}'])
@@ -90,6 +105,29 @@ def test_errors_in_one_line(folder, tmp_path, capsys):
     assert str(tmp_path / "nothing") in refused(capsys, "show", tmp_path / "nothing")
     assert "nothing.json" in refused(capsys, "prune", folder, "--file", tmp_path / "nothing.json")
     refused(capsys, "export", folder, tmp_path / "graph.txt")
+
+
+def test_what_cannot_be_written_is_told_in_one_line(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert "file" in refused(capsys, "export", folder, tmp_path / "file" / "graph.json")
+    assert "folder" in refused(capsys, "page", folder, "--out", _made(tmp_path / "folder"))
+
+
+def _made(folder):
+    folder.mkdir()
+    return folder
+
+
+def test_help_says_how_a_graph_is_learnt_and_what_a_list_does(capsys):
+    def said(*args):
+        with pytest.raises(SystemExit):
+            main(["graph", *args])
+        return " ".join(capsys.readouterr().out.split())
+
+    for args in ([], ["--help"]):
+        assert "lightning-interp graph --config CONFIG --ckpt FILE" in said(*args)
+    assert "every other pattern is put back" in said("prune", "--help")
+    assert "every other pattern" not in said("restore", "--help")
 
 
 def test_export(folder, tmp_path, capsys):

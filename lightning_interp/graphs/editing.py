@@ -100,6 +100,17 @@ def restore(graph: GraphResult, names: Iterable[str] | None = None) -> GraphResu
     return _edited(graph, [name for name in _known(graph, graph.pruned if names is None else names) if name in out])
 
 
+def set_pruned(graph: GraphResult, names: Iterable[str]) -> GraphResult:
+    """Take out these patterns and put back all others, as one edit.
+
+    Raises:
+        DatasetError: If a pattern is unknown, naming the nearest.
+    """
+    out, wanted = set(graph.pruned), _known(graph, names)
+    back = [name for name in graph.pruned if name not in set(wanted)]
+    return _edited(graph, [*back, *(name for name in wanted if name not in out)])
+
+
 def undo(graph: GraphResult) -> GraphResult:
     """The graph before the last edit that changed it; itself if there was none."""
     return replace(graph, edits=graph.edits[:-1])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lightning_interp import DatasetError
+from lightning_interp.graphs.editing import set_pruned
 from tests.helpers.graphs import toy_graph
 from tests.reference.pruning_order import doubts, share_above
 
@@ -69,6 +70,17 @@ def test_prune_restore_undo(graph):
     assert back.prune([B]).pruned == (A, C, B)
     assert two.restore().pruned == ()
     assert set(two.restore().undo().pruned) == {A, B, C}
+
+
+def test_the_pruned_patterns_as_a_list_are_one_edit(graph):
+    one = graph.prune([A, B])
+    other = set_pruned(one, [C, B])
+    assert (set(other.pruned), len(other.edits)) == ({B, C}, 2)
+    assert other.undo().pruned == (A, B)
+    assert set_pruned(other, [B, C, B]) is other
+    assert set_pruned(other, []).pruned == ()
+    with pytest.raises(DatasetError, match=r"unknown pattern 'features\.8/5/0'"):
+        set_pruned(one, ["features.8/5/0"])
 
 
 def test_edits_that_change_nothing_are_not_undone(graph):
