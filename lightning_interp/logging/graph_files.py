@@ -18,11 +18,14 @@ from lightning_interp.errors import DatasetError
 from lightning_interp.functional.upsampling import Axis, Grid
 from lightning_interp.graph_results import GraphResult, Inference, LayerPatterns, PatternLayer
 from lightning_interp.graphs.export import to_graphml, to_node_link
+from lightning_interp.graphs.options import GraphOptions
 from lightning_interp.logging.files import read_safetensors, write_json, write_safetensors, write_text
 
 GRAPH = "graph.json"
 _FORMAT = 1
 _ARRAYS = re.compile(r"graph-[0-9a-f]{16}\.safetensors")
+_BORDERS = ("hold", "zero")
+_ROUNDING = 1e-5
 _AGAIN = "save the graph again, or copy the folder whole"
 _Form = tuple[torch.dtype, tuple[str, ...]]
 # Type and shape of every array: V patterns, M parents, K pose numbers, C filters, N images.
@@ -94,6 +97,8 @@ def load_graph(folder: Path) -> GraphResult:
         MissingExtraError: If safetensors is not installed.
     """
     path = Path(folder) / GRAPH
+    if Path(folder).is_file():
+        raise DatasetError(f"{folder}: a file; give the folder that it is in, {path.parents[1]}")
     if not path.exists():
         raise DatasetError(f"{path}: missing; nothing was saved to this folder, or the saving was interrupted")
     try:
@@ -109,7 +114,7 @@ def load_graph(folder: Path) -> GraphResult:
         return graph
     except DatasetError as error:
         raise DatasetError(f"{path}: {error}; {_AGAIN}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, OverflowError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path}: not a saved graph: {type(error).__name__}: {error}; {_AGAIN}") from error
 
 
@@ -206,8 +211,10 @@ def _check(graph: GraphResult) -> None:
         _check_range(layer.filter, 0, len(layer.scale), f"{where}, filter")
         _check_range(layer.parents, -1, above, f"{where}, parents")
         above = len(layer)
+        _check_numbers(layer, where)
         for axis in (layer.grid.rows, layer.grid.columns):
-            if not (axis.length >= 1 and axis.size >= 1 and axis.step > 0 and axis.border in ("hold", "zero")):
+            finite = math.isfinite(axis.first) and math.isfinite(axis.step)
+            if not (finite and axis.length >= 1 and axis.size >= 1 and axis.step > 0 and axis.border in _BORDERS):
                 raise DatasetError(f"{where}, grid: {axis}")
     if graph.learnt_from is not None:
         sizes: dict[str, int] = {}
@@ -215,6 +222,12 @@ def _check(graph: GraphResult) -> None:
         for layer in graph.layers:
             where = f"learnt_from, layer {layer.layer!r}"
             _check_arrays(graph.learnt_from[layer.layer], _PATTERNS, sizes | {"V": len(layer)}, where)
+    if "options" not in graph.settings:
+        raise DatasetError("settings: no 'options' that the graph was learnt with")
+    try:
+        GraphOptions(**graph.settings["options"])
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"settings, options: {error}") from error
     known = {name for layer in graph.layers for name in layer.names()}
     if unknown := sorted({name for edit in graph.edits for name in edit} - known):
         raise DatasetError(f"edits: unknown pattern {unknown[0]!r}")
@@ -233,6 +246,26 @@ def _check_arrays(holder: object, expected: Mapping[str, _Form], sizes: dict[str
         # A filter without patterns is divided by infinity.
         if value.isnan().any() or (key != "scale" and value.isinf().any()):
             raise DatasetError(f"{where}, {key}: holds NaN or infinity")
+
+
+def _check_numbers(layer: PatternLayer, where: str) -> None:
+    """Lengths and scales that can be divided by, and weights that are shares."""
+    for key in ("width", "spread", "scale"):
+        values: Tensor = getattr(layer, key)
+        if (values <= 0).any():
+            raise DatasetError(f"{where}, {key}: {values.min()}, expected above 0")
+    silent = layer.filter[layer.scale[layer.filter].isinf()]
+    if len(silent):
+        raise DatasetError(f"{where}, scale: filter {silent[0]} has patterns, but is divided by infinity")
+    there = layer.parents >= 0
+    wrong = (layer.weight.sum(1) - there.any(1).double()).abs() > _ROUNDING
+    wrong |= ((layer.weight < 0) | (~there & (layer.weight != 0))).any(1)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise DatasetError(
+            f"{where}, weight: {layer.names()[row]} has {layer.weight[row].tolist()}, expected shares of its parents "
+            f"that sum to 1, and 0 where there is no parent"
+        )
 
 
 def _check_range(value: Tensor, low: int, end: int, where: str) -> None:

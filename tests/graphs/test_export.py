@@ -55,7 +55,7 @@ def test_facts_of_the_graph(graph):
     assert facts == {
         "layers": ["features.12", "features.8", "features.4"],
         "image_size": [64, 96],
-        "settings": {"iterations": 20, "tau": 0.1},
+        "settings": {"options": {"iterations": 20, "tau": 0.1}},
         "meta": {"epoch": 3, "category": "bird"},
         "seconds": 1.5,
     }

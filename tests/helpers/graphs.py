@@ -43,7 +43,7 @@ def toy_graph(layers=3, images=6, parents=2, poses=0, learnt=True, seed=0):
         layers=tuple(made),
         image_size=IMAGE_SIZE,
         learnt_from=Inference(torch.arange(images) * 2, torch.arange(images) == images - 1, found) if learnt else None,
-        settings={"iterations": 20, "tau": 0.1},
+        settings={"options": {"iterations": 20, "tau": 0.1}},
         seconds=1.5,
         meta={"epoch": 3, "category": "bird"},
     )

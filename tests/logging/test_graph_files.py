@@ -151,6 +151,12 @@ def test_a_first_saving_that_was_interrupted_is_no_graph(tmp_path):
             GraphResult.load(folder)
 
 
+def test_the_file_in_place_of_the_folder(tmp_path):
+    path = toy_graph().save(tmp_path)
+    with pytest.raises(DatasetError, match=rf"{path}: a file; give the folder that it is in, {tmp_path}"):
+        GraphResult.load(path)
+
+
 def test_what_cannot_be_read_again_is_not_written_over_what_can(tmp_path):
     graph = toy_graph()
     graph.save(tmp_path)
@@ -159,7 +165,7 @@ def test_what_cannot_be_read_again_is_not_written_over_what_can(tmp_path):
     with pytest.raises(DatasetError, match=r"layer 'features\.12', position: holds NaN"):
         dataclasses.replace(graph, layers=(lost, *graph.layers[1:])).save(tmp_path)
     with pytest.raises(TypeError):
-        dataclasses.replace(toy_graph(seed=1), settings={"generator": object()}).save(tmp_path)
+        dataclasses.replace(toy_graph(seed=1), meta={"generator": object()}).save(tmp_path)
     assert_same_graph(GraphResult.load(tmp_path), graph)
 
 
@@ -173,7 +179,9 @@ def test_truncated_files_are_refused(tmp_path, share, name):
         GraphResult.load(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", "3", "null", '"graph"', '{"format": 1, "arrays": true}', "\xff", "[" * 9])
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", "3", "null", '"graph"', '{"format": 1, "arrays": true}', "\xff", "[" * 9, "[" * 200_000]
+)
 def test_foreign_files_are_refused(tmp_path, text):
     (tmp_path / "graph.json").write_text(text, encoding="latin-1")
     with pytest.raises(DatasetError, match=r"graph\.json: not a saved graph: .*; save the graph again"):
@@ -191,9 +199,14 @@ def test_foreign_files_are_refused(tmp_path, text):
         ({"layers": []}, r"layers \[\]; expected one or more"),
         ({"image_size": [0, 96]}, r"image_size \(0, 96\); expected a height and a width"),
         ({"image_size": 64}, "not a saved graph: TypeError"),
+        ({"image_size": [math.inf, 32]}, "not a saved graph: OverflowError"),
         ({"edits": [["features.12/0/0", "features.12/9/0"]]}, "edits: unknown pattern 'features.12/9/0'"),
         ({"edits": ["features.12/0/0"]}, "edits: unknown pattern"),
         ({"settings": 3}, "not a saved graph: TypeError"),
+        ({"settings": {}}, "settings: no 'options' that the graph was learnt with"),
+        ({"settings": {"options": 3}}, "settings, options: .*must be a mapping"),
+        ({"settings": {"options": {"patern": 3}}}, "settings, options: .*'patern'"),
+        ({"settings": {"options": {"tau": -1}}}, "settings, options: tau must be at least 0 and finite, got -1"),
         ({"seconds": None}, "not a saved graph: TypeError"),
     ],
 )
@@ -213,6 +226,13 @@ def test_documents_changed_by_hand_are_refused(tmp_path, change, message):
         (
             {"grid": {axis: dict(length=4, size=64, first=7.5, step=-16) for axis in ("rows", "columns")}},
             r"layer 'features\.12', grid: Axis\(length=4",
+        ),
+        *(
+            (
+                {"grid": {axis: dict(length=4, size=64, first=7.5, step=16) | wrong for axis in ("rows", "columns")}},
+                r"layer 'features\.12', grid: Axis\(length=4",
+            )
+            for wrong in ({"first": math.nan}, {"first": -math.inf}, {"step": math.inf})
         ),
     ],
 )
@@ -242,6 +262,23 @@ def test_arrays_are_read_from_nowhere_else(tmp_path, name):
         ("0.position", put((1, 0), np.nan), r"layer 'features\.12', position: holds NaN or infinity"),
         ("2.width", put(0, np.inf), r"layer 'features\.4', width: holds NaN or infinity"),
         ("1.scale", put(2, np.nan), r"layer 'features\.8', scale: holds NaN or infinity"),
+        ("1.scale", put(3, np.inf), r"layer 'features\.8', scale: filter 3 has patterns, .* infinity"),
+        ("1.scale", put(3, 0.0), r"layer 'features\.8', scale: 0\.0, expected above 0"),
+        ("2.width", put(1, 0.0), r"layer 'features\.4', width: 0\.0, expected above 0"),
+        ("2.spread", put(1, -2.5), r"layer 'features\.4', spread: -2\.5, expected above 0"),
+        (
+            "1.weight",
+            put(2, [-0.5, 1.5]),
+            r"layer 'features\.8', weight: features\.8/1/1 has \[-0\.5, 1\.5\], expected",
+        ),
+        (
+            "1.weight",
+            put(2, [0.5, 0.25]),
+            r"layer 'features\.8', weight: features\.8/1/1 has \[0\.5, 0\.25\], expected",
+        ),
+        ("1.weight", put(2, [0.0, 0.0]), r"layer 'features\.8', weight: features\.8/1/1 has \[0\.0, 0\.0\], expected"),
+        ("1.weight", put(5, [0.5, 0.5]), r"layer 'features\.8', weight: features\.8/3/2 has \[0\.5, 0\.5\], expected"),
+        ("0.weight", put(0, [0.0, 1.0]), r"layer 'features\.12', weight: features\.12/0/0 has \[0\.0, 1\.0\], expect"),
         ("learnt_from.1.point", put((0, 0, 0), np.nan), r"learnt_from, layer 'features\.8', point: holds NaN"),
         ("1.parents", put((0, 0), 4), r"layer 'features\.8', parents: -1 to 4, expected -1 to 3"),
         ("1.parents", put((0, 0), -2), r"layer 'features\.8', parents: -2 to 3, expected -1 to 3"),
