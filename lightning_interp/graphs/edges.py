@@ -29,8 +29,9 @@ class Parents(NamedTuple):
     """The parents of V patterns, M each.
 
     Attributes:
-        row: ``(V, M)`` int64, which of :class:`Above`.
-        weight: ``(V, M)``, share in the displacement, proportional to 1 / sigma^2; a row sums to 1.
+        row: ``(V, M)`` int64, which of :class:`Above`; -1 where there is none, but at least one of each pattern.
+        weight: ``(V, M)``, share in the displacement, proportional to 1 / sigma^2, 0 where there is none; a row sums
+            to 1.
     """
 
     row: Tensor
@@ -83,11 +84,13 @@ def predict(parents: Parents, above: Above) -> Prediction:
     prod_V' N(p; mu + d_V', sigma_V'^2)^(1/M) = Lambda N(p; mu + Delta, s^2), with
     Lambda = s^2 prod_V' [sigma_V'^(-2/M) exp(-|Delta - d_V'|^2 / (2 M sigma_V'^2))].
     """
-    variance = above.spread.double().square()[parents.row]
-    width = variance.reciprocal().mean(1).rsqrt()
+    there = parents.row >= 0
+    row, number = parents.row.clamp(min=0), there.sum(1)
+    variance = above.spread.double().square()[row]
+    width = (variance.reciprocal() * there).sum(1).div(number).rsqrt()
     shifts, squares = [], []
     shift = above.shift.double()
-    pieces = (torch.split(values, _CHUNK) for values in (parents.row, parents.weight.double()))
+    pieces = (torch.split(values, _CHUNK) for values in (row, parents.weight.double()))
     for rows, weights in zip(*pieces, strict=True):
         each = shift[:, rows]
         mean = (each * weights[..., None]).sum(2)
@@ -95,7 +98,7 @@ def predict(parents: Parents, above: Above) -> Prediction:
         squares.append(((each - mean[:, :, None]).square().sum(3) * weights).sum(2))
     # The weights are 1 / (M sigma^2) times s^2.
     disagreement = torch.cat(squares, 1) / (2 * width.square())
-    level = 2 * width.log() - variance.log().mean(1) - disagreement
+    level = 2 * width.log() - (variance.log() * there).sum(1) / number - disagreement
     return Prediction(torch.cat(shifts, 1), width, level)
 
 

@@ -51,14 +51,18 @@ class Nodes(NamedTuple):
         """From a result, with the type and device of ``like``.
 
         Raises:
-            DatasetError: If the filters have not the same number of patterns each.
+            DatasetError: If the filters have not the same number of patterns each, or some patterns have parents and
+                others none.
         """
         filters, counts = torch.unique_consecutive(layer.filter, return_counts=True)
         if len(counts.unique()) != 1 or len(filters) != len(filters.unique()):
             raise DatasetError(f"layer '{layer.layer}': its filters have not the same number of patterns each, in turn")
         shape, size = (len(filters), int(counts[0])), side(layer.grid)
-        parents = None
-        if layer.parents.shape[1]:
+        parents, led = None, (layer.parents >= 0).any(1)
+        if led.any():
+            if not led.all():
+                alone = layer.names()[int(led.int().argmin())]
+                raise DatasetError(f"layer '{layer.layer}': '{alone}' has no parents, but others have")
             parents = Parents(layer.parents.to(like.device), layer.weight.to(like.device))
         return cls(
             filter=filters.to(like.device),

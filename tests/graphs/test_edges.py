@@ -48,6 +48,18 @@ def test_parents_of_equal_spread_say_their_mean():
     torch.testing.assert_close(told.level[:, 0], -apart, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_where_there_is_no_parent_nothing_is_said(place):
+    above, rows = above_of(), torch.tensor([[0, 2, 4], [4, 1, 3]])
+    own = weighted(rows, above.spread)
+    wider = [
+        torch.cat([each[:, :place], torch.full_like(each[:, :1], none), each[:, place:]], 1)
+        for each, none in zip(own, (-1, 0), strict=True)
+    ]
+    for told, same in zip(predict(Parents(*wider), above), predict(own, above), strict=True):
+        torch.testing.assert_close(told, same, rtol=1e-12, atol=1e-14)
+
+
 def test_pieces_of_patterns_say_what_all_say(monkeypatch):
     above, rows = above_of(), torch.tensor([[0, 1], [2, 3], [4, 5], [1, 0], [5, 3]])
     whole = predict(weighted(rows, above.spread), above)

@@ -62,6 +62,17 @@ def test_filters_with_different_numbers_of_patterns_are_refused():
             Nodes.of(dataclasses.replace(result, filter=torch.tensor(filters)), torch.zeros(1))
 
 
+def test_patterns_without_parents_beside_some_with():
+    result = nodes_of(Parents(torch.tensor([[0, 2]] * 4), torch.full((4, 2), 0.5))).result(
+        "conv", 6, torch.ones(2, 2), GRID
+    )
+    nobody = torch.full_like(result.parents, -1)
+    assert Nodes.of(dataclasses.replace(result, parents=nobody), torch.zeros(1)).parents is None
+    nobody[0, 1] = 2
+    with pytest.raises(DatasetError, match="layer 'conv': 'conv/1/1' has no parents, but others have"):
+        Nodes.of(dataclasses.replace(result, parents=nobody), torch.zeros(1))
+
+
 def test_response_is_of_the_chosen_filters_and_never_negative():
     maps = torch.arange(-6.0, 6.0, dtype=torch.float64).view(1, 6, 1, 2)
     assert nodes_of().response(maps).flatten().tolist() == [0, 0, 4, 6]
