@@ -26,12 +26,13 @@ def describe_layers(
     Raises:
         LayerError: If a name does not resolve, or a layer does not give one ``(B, U, H, W)`` map a forward.
     """
+    forward = module if forward is None else forward
     wanted = [name for name in names if name != "auto"] if not isinstance(names, str) else names
     found = resolve_layers(module, wanted) if wanted or not names else {}
     if len(wanted) < len(names):
-        found |= _last_spatial(module, example, forward or module)
+        found |= _last_spatial(module, example, forward)
     with tap(found) as taps:
-        (forward or module)(example)
+        forward(example)
         maps = taps.collect()
     for name, values in maps.items():
         if values.shape[0] != len(example) or 0 in values.shape:

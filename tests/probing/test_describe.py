@@ -83,3 +83,14 @@ def test_forward_is_used_and_no_hook_is_left():
     assert list(describe(net, ["auto"], forward=forward)) == ["1"]
     assert len(calls) == 2  # one look for 'auto', one at the layers
     assert not any(part._forward_hooks for part in net.modules())
+
+
+def test_forward_without_a_truth_value_is_used():
+    class Compiled(Reuses):
+        """A compiled network has the ``len`` of what it wraps, which may have none."""
+
+        def __len__(self):
+            raise TypeError("no len()")
+
+    net = Compiled()
+    assert list(describe(net, ["auto"], forward=net)) == ["conv"]
