@@ -14,7 +14,7 @@ from lightning_interp.bias_pictures import draw_examples, example_indices
 from lightning_interp.bias_results import BiasResult, Example, Score
 from lightning_interp.checks import CHECKS, DEFAULT_CHECKS, Check
 from lightning_interp.checks.answers import Answers
-from lightning_interp.checks.asked import Asked
+from lightning_interp.checks.asked import Asked, check_lists, check_question
 from lightning_interp.checks.labels import (
     check_binary,
     check_expected,
@@ -27,7 +27,7 @@ from lightning_interp.checks.relations import AttributeRelations
 from lightning_interp.checks.view import View
 from lightning_interp.data.part_regions import FindRegions, check_names
 from lightning_interp.data.probe import ProbeSet
-from lightning_interp.data.region_bank import CONTROL, RegionBank
+from lightning_interp.data.region_bank import RegionBank
 from lightning_interp.data.remade import Remade
 from lightning_interp.errors import DatasetError, LayerError
 from lightning_interp.functional.fills import FILLS, Fill
@@ -101,10 +101,8 @@ class Diagnoser:
             raise ValueError("max_samples and batch_size must be at least 1, examples at least 0")
         if not isinstance(probe, ProbeSet) or not len(probe):
             raise DatasetError("probe must be a ProbeSet with at least one image")
-        if not contexts:
-            raise DatasetError("give at least one context: {attribute: region}")
-        if taken := {"region", CONTROL} & set(contexts):
-            raise DatasetError(f"a context may not be named '{taken.pop()}': that is what others are held against")
+        check_question(target, region, contexts)
+        check_lists(checks=checks, fills=fills, outputs=outputs)
         check_names(checks, CHECKS, "check")
         check_names(fills, FILLS, "fill")
         check_names([attribution], ATTRIBUTIONS, "attribution")
@@ -146,14 +144,15 @@ class Diagnoser:
             LayerError: If the layer is unknown or gives no maps, or the attribution cannot follow what comes after.
             DatasetError: If the network's output does not fit the question.
         """
+        forward = module if forward is None else forward
         with probing(module):
             try:
-                view = self._view(module, forward or module, self.indices[:1])
+                view = self._view(module, forward, self.indices[:1])
                 self.asked = replace(self.asked, num_classes=count_classes(self.asked, view.outputs))
                 _ = view.scores
             except (ValueError, TypeError) as error:
                 raise DatasetError(str(error)) from error
-            self.layer_name = self._find_layer(module, forward or module)
+            self.layer_name = self._find_layer(module, forward)
             if self.attribution == "lrp" and self.layer_name is not None:
                 check_lrp(self._tail(module, view), module)
 
@@ -164,6 +163,8 @@ class Diagnoser:
             return None
         images = self._images(self.indices[:1]).to(module_device(module))
         try:
+            if self.layer != "auto" and len(found := resolve_layers(module, [self.layer])) > 1:
+                raise LayerError(f"'{self.layer}' stands for {len(found)} layers; name one of {', '.join(found)}")
             (name,) = describe_layers(module, [self.layer], prepare(images, module, self.probe.normalize), forward)
             self.layer_name = name
             _ = self._view(module, forward, self.indices[:1]).gradients
@@ -198,6 +199,7 @@ class Diagnoser:
             ProbeError: If a process of several failed; a single process raises the error itself.
         """
         ranks = ranks or Ranks()
+        forward = module if forward is None else forward
         start = time.perf_counter()
         with probing(module):
             # Between two steps of DDP each process has batch statistics of its own; rank zero's are saved.
@@ -209,9 +211,9 @@ class Diagnoser:
             try:
                 # In here, for sums made in inference mode could not be added to, and a check may read images.
                 checks = [Answers(self.asked), *(CHECKS[name](self.asked) for name in self.checks)]
-                self._sweep(module, forward or module, ranks, checks, should_stop)
+                self._sweep(module, forward, ranks, checks, should_stop)
                 if ranks.rank == 0:
-                    examples = self._draw(module, forward or module)
+                    examples = self._draw(module, forward)
             except Stopped:
                 stopped = True
             except Exception as caught:

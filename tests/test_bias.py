@@ -481,6 +481,15 @@ BAD = {
     "region twice": ({"question": (*QUESTION[:2], {"makeup": "mouth"})}, "'mouth' is also a context's"),
     "check": ({"checks": ["oclusion"]}, "unknown check 'oclusion'; did you mean 'occlusion'"),
     "fill": ({"fills": ["gray"]}, "unknown fill 'gray'; did you mean 'grey'"),
+    "contexts in a list": ({"question": (*QUESTION[:2], ["makeup"])}, r"\['makeup'\]; .*: {attribute: region}"),
+    "context alone": ({"question": (*QUESTION[:2], "makeup")}, r"'makeup'; .* context: {attribute: region}"),
+    "region in a list": ({"question": ("lipstick", ["mouth"], QUESTION[2])}, r"region \['mouth'\] is a list; give one"),
+    "context's regions": ({"question": (*QUESTION[:2], {"makeup": ["lids"]})}, r"region \['lids'\] is a list"),
+    "target in a list": ({"question": (["lipstick"], *QUESTION[1:])}, r"attribute \['lipstick'\] is a list"),
+    "target as context": ({"question": (*QUESTION[:2], {"lipstick": "lids"})}, "'lipstick' is the target and a"),
+    "fill alone": ({"fills": "mean"}, r"fills must be a list of names; write fills=\['mean'\]"),
+    "check alone": ({"checks": "swap"}, r"write checks=\['swap'\]"),
+    "output alone": ({"outputs": "lipstick"}, r"write outputs=\['lipstick'\]"),
     "no context": ({"question": (*QUESTION[:2], {})}, "at least one context"),
     "reserved context": ({"question": (*QUESTION[:2], {"region": "lids"})}, "may not be named 'region'"),
     "mask": ({"regions": lambda item: {"mouth": find(item)["mouth"][1:], "lids": find(item)["lids"]}}, "bool tensor"),
@@ -539,7 +548,7 @@ def test_bad_label_is_named_at_once(facts, text):
 
 
 def test_probe_without_attributes_or_images_is_refused():
-    with pytest.raises(DatasetError, match="unknown attribute 'lipstick'"):
+    with pytest.raises(DatasetError, match="'lipstick': Remakeable tells no attributes; give it a method `facts`"):
         make_diagnoser(biased(known=[]))
     with pytest.raises(DatasetError, match="at least one image"):
         make_diagnoser(TinyFaces([]))
@@ -601,6 +610,29 @@ def test_output_that_does_not_fit_is_named_before_the_first_epoch(make, options,
 def test_unknown_layer_is_named(layer):
     with pytest.raises(LayerError, match="layer"):
         ask(Additive(6, 4), biased(), layer=layer)
+
+
+def test_glob_that_stands_for_several_layers_is_refused():
+    net = nn.Sequential(nn.Sequential(*small_cnn()))
+    # Only some of them give maps.
+    with pytest.raises(LayerError, match=r"'0\.\*' stands for \d layers; name one of 0\.0, 0\.1, "):
+        ask(net, biased(), layer="0.*", checks=["attribution"])
+    assert ask(net, biased(), layer="*.1", checks=["attribution"]).settings["layer"] == "0.1"
+
+
+def test_network_without_a_truth_value_is_asked_all_the_same():
+    """As a compiled network that is no container, whose ``len`` is that of what it wraps."""
+
+    class Compiled(Additive):
+        def __len__(self):
+            raise TypeError("object of type 'Additive' has no len()")
+
+    options = {"layer": "auto", "checks": ["occlusion", "attribution"], "examples": 1}
+    assert_same(ask(Compiled(6, 4), biased(), **options), ask(Additive(6, 4), biased(), **options))
+    assert_same(
+        ask(torch.compile(Additive(6, 4), backend="eager"), biased(), **options),
+        ask(Additive(6, 4), biased(), **options),
+    )
 
 
 def test_diagnoser_can_go_on_to_another_network():

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from lightning_interp.data.probe import ProbeSet
+from lightning_interp.data.region_bank import CONTROL
 from lightning_interp.data.remade import Remade
+from lightning_interp.errors import DatasetError
 from lightning_interp.functional.fills import Fill
 from lightning_interp.functional.swaps import draw_donors
 
@@ -86,3 +88,32 @@ class Asked:
         donors = torch.full((2, len(self.probe)), -1)
         donors[:, chosen] = torch.where(drawn >= 0, chosen[drawn], -1)
         return donors[0], donors[1]
+
+
+def check_question(target: str, region: str, contexts: Mapping[str, str]) -> None:
+    """Check that target, region and contexts are names that can be told apart.
+
+    Raises:
+        DatasetError: If not.
+    """
+    if not isinstance(contexts, Mapping) or not contexts:
+        raise DatasetError(f"contexts are {contexts!r}; give at least one context: {{attribute: region}}")
+    for kind, names in {"attribute": (target, *contexts), "region": (region, *contexts.values())}.items():
+        for name in names:
+            if not isinstance(name, str):
+                raise DatasetError(f"{kind} {name!r} is a {type(name).__name__}; give one name")
+    if target in contexts:
+        raise DatasetError(f"'{target}' is the target and a context; its effects cannot be told apart from its own")
+    if taken := {"region", CONTROL} & set(contexts):
+        raise DatasetError(f"a context may not be named '{taken.pop()}': that is what others are held against")
+
+
+def check_lists(**options: Sequence[str] | None) -> None:
+    """Check that options that list names are no single name.
+
+    Raises:
+        DatasetError: If one is.
+    """
+    for option, given in options.items():
+        if isinstance(given, str):
+            raise DatasetError(f"{option} must be a list of names; write {option}=[{given!r}]")

@@ -37,7 +37,12 @@ def read_labels(
         for name in names:
             if name in attributes:
                 labels[name][index] = _class_number(attributes[name], name, index)
-    check_names([target], known or [""], "attribute")
+    if not known:
+        raise DatasetError(
+            f"unknown attribute {target!r}: {type(probe).__name__} tells no attributes; give it a method `facts` that "
+            'returns {"attributes": {name: number}} of an image'
+        )
+    check_names([target], known, "attribute")
     for asked in ((target, *contexts), outputs):
         for name in sorted(set(asked) - known):
             # One that nobody labelled is no mistake, one that is misspelt is.
