@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -67,7 +68,10 @@ def rank(graph: GraphResult, layer: str | None = None, top: int | None = None) -
 
     Raises:
         DatasetError: If there is no such layer.
+        ValueError: If ``top`` is below 0.
     """
+    if top is not None and top < 0:
+        raise ValueError(f"top must be at least 0, got {top}")
     layers = graph.layers if layer is None else (graph[layer],)
     found = [
         RankedPattern(name, each.layer, row, score)
@@ -226,16 +230,19 @@ def _misses(inference: Inference, layer: str, regions: Mapping[int, Tensor], wid
 
 def _region(image: int, part: Tensor | Sequence[float], size: tuple[int, int]) -> Tensor:
     """The part as ``(2, 2)`` float64 corners, x and y in the columns, or as ``(H, W)`` bool mask."""
-    region = torch.as_tensor(part)
-    if region.dtype == torch.bool and region.shape == size:
-        return region
-    if region.dtype != torch.bool and region.shape == (4,):
-        corners = region.double().view(2, 2)
-        if (corners[0] <= corners[1]).all():
-            return corners
+    got: object = part
+    with suppress(TypeError, ValueError, RuntimeError):  # what is no array of numbers at all
+        region = torch.as_tensor(part)
+        got = region.tolist() if region.numel() <= 4 else tuple(region.shape)
+        if region.dtype == torch.bool and region.shape == size:
+            return region
+        if region.dtype != torch.bool and region.shape == (4,):
+            corners = region.double().view(2, 2)
+            if (corners[0] <= corners[1]).all():
+                return corners
     raise DatasetError(
         f"part of image {image}: expected a box x0, y0, x1, y1 with x0 <= x1 and y0 <= y1, or a bool mask of "
-        f"{size[0]} x {size[1]} pixels; got {region.tolist() if region.numel() <= 4 else tuple(region.shape)}"
+        f"{size[0]} x {size[1]} pixels; got {got!r}"
     )
 
 

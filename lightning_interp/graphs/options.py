@@ -12,6 +12,9 @@ from lightning_interp.errors import LayerError
 # 14 x 14), ResNets (10 for 7 x 7) and VAE-GAN (52, 26, 13 for 32 x 32, 16 x 16, 8 x 8).
 _DENSITIES = ((28 * 28, 0.05), (14 * 14, 0.1), (0, 0.2))
 
+# Of the generators of PyTorch, which are given a little more for every layer.
+_SEEDS = 2**63
+
 
 @dataclass(frozen=True)
 class GraphOptions:
@@ -84,7 +87,11 @@ class GraphOptions:
             number = found[name] = _number(name, getattr(self, name))
             if not (number >= 0 and math.isfinite(number)):
                 raise ValueError(f"{name} must be at least 0 and finite, got {number}")
-        spreads = found["spreads"] = tuple(_number("spreads", each) for each in self.spreads)
+        for name in ("learn_width", "flips"):
+            found[name] = _flag(name, getattr(self, name))
+        if found["seed"] >= _SEEDS:
+            raise ValueError(f"seed must be below 2**63, got {found['seed']}")
+        spreads = found["spreads"] = tuple(_number("spreads", each) for each in _several(self.spreads) or ())
         if len(spreads) != 2 or not 0 < spreads[0] <= spreads[1] < math.inf:
             raise ValueError(f"spreads must be two positive numbers, the smaller first, got {self.spreads}")
         return found
@@ -123,13 +130,29 @@ def _whole(name: str, value: Any, least: int) -> int:
 
 
 def _counts(value: Any) -> int | tuple[int, ...] | None:
-    if hasattr(value, "__iter__"):
-        return tuple(_whole("patterns", each, 1) for each in value)
+    several = _several(value)
+    if several is not None:
+        return tuple(_whole("patterns", each, 1) for each in several)
     return None if value is None else _whole("patterns", value, 1)
+
+
+def _several(value: Any) -> list[Any] | None:
+    """What is in it; None if it is one thing, as arrays and tensors of no dimension are too."""
+    try:
+        return list(value)
+    except TypeError:
+        return None
+
+
+def _flag(name: str, value: Any) -> bool:
+    if value not in (True, False):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
+    return bool(value)
 
 
 def _number(name: str, value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
+        # The last for tensors of several numbers.
         raise ValueError(f"{name} must be a number, got {value!r}") from None

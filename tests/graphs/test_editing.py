@@ -43,6 +43,9 @@ def test_rank_by_hand(graph):
     assert names(ranked) == ["features.12/0/1", "features.12/2/1", "features.12/2/0", "features.12/0/0"]
     assert [(each.layer, each.row, each.score) for each in ranked[:2]] == [("features.12", 1, 2), ("features.12", 3, 2)]
     assert graph.rank("features.12", top=2) == ranked[:2]
+    assert graph.rank(top=0) == []
+    with pytest.raises(ValueError, match="top must be at least 0, got -1"):
+        graph.rank(top=-1)
     assert names(graph.prune(["features.12/0/1"]).rank("features.12")) == names(ranked[1:])
 
 
@@ -255,6 +258,9 @@ def test_positions_elsewhere(graph):
         ([5, 0, 4, 9], r"got \[5, 0, 4, 9\]"),
         ([math.nan] * 4, r"got \[nan, nan, nan, nan\]"),
         ([1, 2, 3], r"got \[1, 2, 3\]"),
+        ([[1, 2], [3]], r"part of image 0: expected a box .*; got \[\[1, 2\], \[3\]\]"),
+        (None, "part of image 0: expected a box .*; got None"),
+        ("box", "part of image 0: expected a box .*; got 'box'"),
         (torch.ones(96, 64, dtype=torch.bool), r"mask of 64 x 96 pixels; got \(96, 64\)"),
         (torch.ones(4, dtype=torch.bool), "part of image 0: expected a box"),
     ],

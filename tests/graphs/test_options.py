@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from lightning_interp.errors import LayerError
 from lightning_interp.graphs.options import GraphOptions
@@ -36,6 +37,15 @@ from lightning_interp.graphs.options import GraphOptions
         ({"sigma": None}, "sigma must be a number, got None"),
         ({"tau": "much"}, "tau must be a number, got 'much'"),
         ({"patterns": "4"}, "patterns must be a whole number of at least 1, got '4'"),
+        ({"spreads": 5}, "spreads must be two positive numbers, the smaller first, got 5"),
+        ({"spreads": None}, "spreads must be two positive numbers, the smaller first, got None"),
+        ({"spreads": torch.tensor(0.5)}, "spreads must be two positive numbers"),
+        ({"patterns": torch.tensor(0)}, "patterns must be a whole number of at least 1, got tensor"),
+        ({"patterns": 2.5}, r"patterns must be a whole number of at least 1, got 2\.5"),
+        ({"flips": "no"}, "flips must be true or false, got 'no'"),
+        ({"learn_width": None}, "learn_width must be true or false, got None"),
+        ({"sigma": torch.ones(2)}, "sigma must be a number, got tensor"),
+        ({"seed": 2**63}, r"seed must be below 2\*\*63, got 9223372036854775808"),
         ({"seed": "4"}, "seed must be a whole number of at least 0, got '4'"),
     ],
 )
@@ -71,5 +81,11 @@ def test_numbers_of_numpy_are_numbers():
         patterns=np.array([3, 5]), filters=np.int64(4), pose=np.int32(1), sigma=np.float64(0.2), spreads=[0.1, 1]
     )
     assert options == GraphOptions(patterns=(3, 5), filters=4, pose=1, sigma=0.2, spreads=(0.1, 1.0))
-    assert GraphOptions(patterns=np.int64(3)).patterns == 3
+    for three in (np.int64(3), np.array(3), torch.tensor(3)):
+        assert GraphOptions(patterns=three) == GraphOptions(patterns=3)
+    assert (
+        GraphOptions(flips=np.True_, learn_width=torch.tensor(True)).as_dict()
+        == GraphOptions(flips=True, learn_width=True).as_dict()
+    )
+    json.dumps(GraphOptions(flips=np.True_, seed=2**63 - 1, patterns=torch.tensor([3, 4])).as_dict())
     assert json.loads(json.dumps(options.as_dict()))["patterns"] == [3, 5]
