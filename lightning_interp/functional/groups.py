@@ -246,11 +246,13 @@ class BalancedAccuracy(NamedTuple):
     Attributes:
         value: The mean recall; NaN if fewer than two classes occur.
         low: Lower end of its 95 % interval.
+        high: Upper end.
         chance: What any constant prediction scores: one over the number of classes that occur.
     """
 
     value: float
     low: float
+    high: float
     chance: float
 
     @property
@@ -260,7 +262,7 @@ class BalancedAccuracy(NamedTuple):
 
 
 def balanced_accuracy(table: Tensor) -> BalancedAccuracy:
-    """Mean recall with a lower bound that holds for few images too.
+    """Mean recall with an interval that holds for few images too.
 
     The interval is Agresti and Caffo's (2000): two more images in each class, right as often as chance is, so that
     two right answers out of two are no proof. Their text treats two classes; shrinking to chance for more is ours.
@@ -273,11 +275,12 @@ def balanced_accuracy(table: Tensor) -> BalancedAccuracy:
     number, right = number[number > 0], right[number > 0]
     classes = len(number)
     if classes < 2:
-        return BalancedAccuracy(math.nan, math.nan, math.nan)
+        return BalancedAccuracy(math.nan, math.nan, math.nan, math.nan)
     chance = 1 / classes
     recall = (right + 2 * chance) / (number + 2)
     error = (recall * (1 - recall) / (number + 2)).sum().sqrt() / classes
-    return BalancedAccuracy(float((right / number).mean()), float(recall.mean() - Z95 * error), chance)
+    low, high = (float(recall.mean() + side * Z95 * error) for side in (-1, 1))
+    return BalancedAccuracy(float((right / number).mean()), low, high, chance)
 
 
 class Learnt(NamedTuple):

@@ -267,9 +267,8 @@ def test_balanced_accuracy_by_hand():
     got = balanced_accuracy(torch.tensor([[30, 10], [2, 18]]))
     assert (got.value, got.chance) == (pytest.approx(0.825), 0.5)
     a, b = 31 / 42, 19 / 22
-    assert got.low == pytest.approx(
-        (a + b) / 2 - 1.959963984540054 / 2 * math.sqrt(a * (1 - a) / 42 + b * (1 - b) / 22)
-    )
+    half = 1.959963984540054 / 2 * math.sqrt(a * (1 - a) / 42 + b * (1 - b) / 22)
+    assert (got.low, got.high) == pytest.approx(((a + b) / 2 - half, (a + b) / 2 + half))
     assert got.above_chance
 
 
