@@ -151,3 +151,11 @@ class BiasResult:
     settings: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """What was looked at, and how much of it: scores, arrays and pictures would fill pages."""
+        contexts = ", ".join(self.contexts) or "none"
+        return (
+            f"BiasResult({self.target} by {self.region}; contexts: {contexts}; {len(self.scores)} scores, "
+            f"{len(self.missing)} checks missing; {self.num_images} images, {len(self.examples)} examples)"
+        )

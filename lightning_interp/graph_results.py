@@ -142,6 +142,15 @@ class GraphResult:
                 return each
         raise DatasetError(f"no layer '{layer}' in this graph; it has {', '.join(each.layer for each in self.layers)}")
 
+    def __repr__(self) -> str:
+        """Layers and numbers: the arrays would fill pages."""
+        layers = ", ".join(f"{each.layer}: {len(each)} patterns" for each in self.layers)
+        height, width = self.image_size
+        images = (
+            f"{len(self.learnt_from.images)} images" if self.learnt_from is not None else "images that were not kept"
+        )
+        return f"GraphResult({layers}; {height} x {width} pixels; learnt from {images}; {len(self.pruned)} pruned)"
+
     def scalars(self) -> dict[str, float]:
         """The evaluation's figures as ``<layer>/<quantity>``, ``<layer>/patterns`` and ``seconds``.
 
