@@ -49,6 +49,8 @@ class Answers(Check):
         balanced = learnt.accuracy
         return {
             "accuracy": Score(*share, chance=float(table.sum(1).max()) / max(count, 1), count=int(count)),
-            "balanced_accuracy": Score(balanced.value, low=balanced.low, high=balanced.high, chance=balanced.chance, count=int(count)),
+            "balanced_accuracy": Score(
+                balanced.value, low=balanced.low, high=balanced.high, chance=balanced.chance, count=int(count)
+            ),
             "nonfinite": Score(float(self.sums["nonfinite"]), chance=0.0, count=len(self.asked.indices)),
         }
