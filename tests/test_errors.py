@@ -1,7 +1,7 @@
 import pytest
 
 from lightning_interp import errors
-from lightning_interp.errors import DatasetError, InterpError, LayerError, MissingExtraError, ProbeError
+from lightning_interp.errors import DatasetError, InterpError, LayerError, MissingExtraError, ProbeError, ResponseError
 
 
 @pytest.mark.parametrize(
@@ -9,6 +9,7 @@ from lightning_interp.errors import DatasetError, InterpError, LayerError, Missi
     [
         (DatasetError, ValueError),
         (LayerError, ValueError),
+        (ResponseError, LayerError),
         (ProbeError, RuntimeError),
         (MissingExtraError, ImportError),
     ],
@@ -21,5 +22,5 @@ def test_every_error_is_ours_and_a_builtin_too(error, builtin):
 
 def test_no_error_of_ours_is_outside_the_base():
     classes = [c for c in vars(errors).values() if isinstance(c, type)]
-    assert len(classes) == 5
+    assert len(classes) == 6
     assert all(issubclass(c, InterpError) for c in classes)
