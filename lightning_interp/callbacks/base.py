@@ -59,7 +59,7 @@ class ProbeCallback(Callback, Generic[Result]):
         name: First part of every tag and the name of the folder; two callbacks need two names.
         schedule: When to probe.
         on_error: What a failing figure, logger or file does: ``"warn"`` once and go on, or ``"raise"``. A probe
-            that fails always raises, on every process alike.
+            that fails always raises, on every process alike; layers that say nothing are a warning.
         timeout: Seconds to wait for another process before giving up.
 
     Attributes:
