@@ -14,7 +14,7 @@ class LayerError(InterpError, ValueError):
 
 
 class ResponseError(LayerError):
-    """What a layer gives for all images says nothing: it is silent, NaN or infinite. Training may get it there."""
+    """A layer's responses say nothing: silent on all images, or NaN or infinite on one. Training may get it there."""
 
 
 class ProbeError(InterpError, RuntimeError):

@@ -1,6 +1,7 @@
 """Explanatory graphs of networks on probe sets: parts that move, processes, bad input, and nothing left behind."""
 
 import json
+import pickle
 import warnings
 from datetime import timedelta
 
@@ -445,6 +446,7 @@ def test_another_network_has_places_of_its_own():
     shifted[0].padding = (3, 3)
     learner = GraphLearner(RandomProbe(12), ["4", "1"], GraphOptions(**SMALL))
     learner(network())
+    learner = pickle.loads(pickle.dumps(learner))
     assert_same(learner(shifted), GraphLearner(RandomProbe(12), ["4", "1"], GraphOptions(**SMALL))(shifted))
 
 

@@ -59,7 +59,7 @@ class ExplanatoryGraph(ProbeCallback[GraphResult]):
     its arrays (:meth:`~lightning_interp.graph_results.GraphResult.load` reads them), and ``graph.html``, a page to
     browse the graph in and to tick patterns to prune.
 
-    Where training has left a layer silent, NaN or infinite on all images there is a warning and no graph.
+    Where training has left a layer silent on all images, or NaN or infinite on one, there is a warning and no graph.
 
     Args:
         probe: Images of objects of one category, cut out by their boxes and scaled to one size; for several categories

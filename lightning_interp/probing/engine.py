@@ -129,6 +129,10 @@ class SweepEngine(ABC, Generic[Result]):
         self.infos, self._described = infos, weakref.ref(module)
         return infos
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Launchers pickle callbacks, between two fits too; a weak reference does not travel.
+        return self.__dict__ | {"_described": None}
+
     def known(self, module: nn.Module, forward: Forward | None = None) -> dict[str, LayerInfo]:
         """As :meth:`describe`, unless this network was described last."""
         if self._described is None or self._described() is not module:
