@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from lightning_interp._lightning import LightningModule, Trainer
+from lightning_interp._lightning import LightningModule, Trainer, rank_zero_warn
 from lightning_interp.callbacks.loss_term import LossTerm, add_to_loss
 from lightning_interp.errors import LayerError, ProbeError
 from lightning_interp.functional.fills import check_masks
@@ -49,8 +49,8 @@ class RightReasons(LossTerm):
     itself reads from the batch stays as it was.
 
     Works with bf16-mixed precision, gradient accumulation and DDP; in float16, small input gradients may vanish. With
-    ``weight=0`` and no randomiser, training is bit-identical to one without the callback. It has no state to save: the
-    weights follow from the epoch, the random numbers from seed, epoch, batch and process.
+    ``weight=0`` and no randomiser, training is bit-identical to one without the callback, and a warning says so. It has
+    no state to save: the weights follow from the epoch, the random numbers from seed, epoch, batch and process.
 
     Scalars, means over the epoch: ``right_reasons/weight``; ``right_reasons/no_region``, the share of images whose
     region is empty, which the penalty passes over; and while the weight is not 0 ``right_reasons/penalty``, before
@@ -105,6 +105,8 @@ class RightReasons(LossTerm):
             )
         if stage == "fit":
             self._watched(pl_module)
+            if not self.loss.weight.weight and self.randomiser is None:
+                rank_zero_warn(f"{self.title}: nothing to do: the weight is 0; give weight=, or a randomiser=")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Note which batch it is, for the random numbers."""

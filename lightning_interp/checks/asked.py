@@ -54,6 +54,16 @@ class Asked:
         return tuple(name for name in self.contexts if bool((self.chosen(name) >= 0).any()))
 
     @property
+    def apart(self) -> dict[str, str]:
+        """By context that no image shows together with the target's region, why reliance cannot be divided."""
+        shown = self.shown[self.region]
+        return {
+            context: f"no image shows '{self.region}' and '{place}'"
+            for context, place in self.contexts.items()
+            if not bool((shown & self.shown[place]).any())
+        }
+
+    @property
     def regions(self) -> tuple[str, ...]:
         """The region and the contexts' regions, each once."""
         return tuple(dict.fromkeys((self.region, *self.contexts.values())))

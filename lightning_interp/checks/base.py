@@ -66,6 +66,11 @@ def score(estimate: Estimate, *, count: float = 0, chance: float = float("nan"))
     return Score(*estimate, chance=chance, count=int(count))
 
 
+def not_divided(asked: Asked, ratio: str) -> str | None:
+    """Why a ratio of effects has no value for some contexts, as a check's gap."""
+    return "; ".join(f"no {ratio}/{context}: {why}" for context, why in asked.apart.items()) or None
+
+
 def by_context(scores: Mapping[str, Score], context: str) -> dict[str, Score]:
     """The same scores, named for a context."""
     return {f"{name}/{context}": value for name, value in scores.items()}

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lightning_interp.bias_results import Score
 from lightning_interp.checks.asked import Asked
-from lightning_interp.checks.base import Check, by_context, score
+from lightning_interp.checks.base import Check, by_context, not_divided, score
 from lightning_interp.checks.view import View
 from lightning_interp.data.region_bank import CONTROL
 from lightning_interp.functional.fills import Fill, fill
@@ -36,6 +36,11 @@ class Occlusion(Check):
         self.sums["region"] = self.empty(8)
         self.sums |= {"hidden": self.empty(asked.num_classes, asked.num_classes), "area/region": self.empty(1)}
         self.sums |= {f"area/{c}": self.empty(1) for c in asked.contexts}
+
+    @classmethod
+    def gap(cls, asked: Asked) -> str | None:
+        """Both regions have to be there for their effects to be compared."""
+        return not_divided(asked, "crr")
 
     def update(self, view: View) -> None:
         """Fill every region in every way; one forward pass each."""

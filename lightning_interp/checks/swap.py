@@ -4,7 +4,7 @@ from torch import Tensor
 
 from lightning_interp.bias_results import Score
 from lightning_interp.checks.asked import Asked
-from lightning_interp.checks.base import Check, by_context, score
+from lightning_interp.checks.base import Check, by_context, not_divided, score
 from lightning_interp.checks.view import View
 from lightning_interp.functional.groups import Learnt
 from lightning_interp.functional.moments import mean, mean_estimate
@@ -30,6 +30,11 @@ class Swap(Check):
         self.donors = {(name, place): asked.donors(asked.chosen(name), place) for name, place in swaps}
         self.sums = {context: self.empty(8) for context in asked.contexts}
         self.sums |= {"follow": self.empty(3), "stay": self.empty(3)}
+
+    @classmethod
+    def gap(cls, asked: Asked) -> str | None:
+        """Both regions have to be there for their effects to be compared."""
+        return not_divided(asked, "scr")
 
     def update(self, view: View) -> None:
         """Paste two donors' regions and two donors' contexts; one forward pass each."""

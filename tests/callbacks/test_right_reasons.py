@@ -123,6 +123,7 @@ def test_a_planted_shortcut_is_repaired(tmp_path, biased, repair):
 # --- what it must not do
 
 
+@pytest.mark.filterwarnings("ignore:right_reasons. nothing to do")
 @pytest.mark.parametrize("kind", ["tensor", "returns a dict", "calls net"])
 def test_with_weight_0_training_is_bit_identical(tmp_path, kind):
     layer = "net" if kind == "calls net" else ""
@@ -357,7 +358,7 @@ class Skips(Net):
     ids=str,
 )
 def test_refuses(tmp_path, module, options, error, text):
-    callback = RightReasons(**{"region": 2, "task": "binary"} | options)
+    callback = RightReasons(**{"region": 2, "task": "binary", "weight": 1.0} | options)
     with pytest.raises(error, match=text):
         train(tmp_path, [callback], module, max_epochs=1)
     assert "training_step" not in vars(module)
@@ -396,7 +397,13 @@ def test_logits_are_checked_before_the_weight_sets_in(tmp_path, kind, text):
 
 def test_refuses_a_second_one(tmp_path):
     with pytest.raises(ProbeError, match="only one"):
-        train(tmp_path, [RightReasons(2, "binary"), RightReasons(2, "binary")])
+        train(tmp_path, [RightReasons(2, "binary", weight=1.0), RightReasons(2, "binary", weight=1.0)])
+
+
+@pytest.mark.parametrize("options", [{}, {"weight": Ramp(0.0)}])
+def test_says_that_it_has_nothing_to_do(tmp_path, options):
+    with pytest.warns(UserWarning, match="right_reasons: nothing to do: the weight is 0; give weight=, or a random"):
+        train(tmp_path, [RightReasons(2, "binary", **options)], max_epochs=1)
 
 
 @pytest.mark.filterwarnings(r"ignore:`training_step` returned `None`")

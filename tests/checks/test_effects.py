@@ -311,6 +311,22 @@ def test_region_that_is_the_whole_image_leaves_no_context():
     assert result.scores["mass"].count + result.scores["mass/makeup"].count <= 8
 
 
+def test_regions_that_no_image_shows_together_are_told_of():
+    def regions(item):
+        none = torch.zeros_like(MOUTH)
+        return {"mouth": MOUTH if item.index % 2 else none, "lids": none if item.index % 2 else LIDS, "third": LIDS}
+
+    question = ("lipstick", "mouth", {"makeup": "lids"})
+    result = ask(Additive(6, 4), all_versions(), regions=regions, question=question, checks=["occlusion", "swap"])
+    assert result.missing == {
+        "occlusion": "no crr/makeup: no image shows 'mouth' and 'lids'",
+        "swap": "no scr/makeup: no image shows 'mouth' and 'lids'",
+    }
+    assert all(math.isnan(result.scores[name].value) for name in ("crr/makeup", "scr/makeup"))
+    assert not math.isnan(result.scores["e_region"].value)
+    assert ask(Additive(6, 4), all_versions(), checks=["occlusion", "swap"]).missing == {}
+
+
 def test_hiding_a_context_leaves_the_region_in_sight():
     """A network of the mouth alone does not rely on the face around it."""
     face = torch.zeros_like(MOUTH)
