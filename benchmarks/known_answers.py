@@ -1,11 +1,12 @@
 """What the context-bias checks read where the right answer is known.
 
-    python -m benchmarks.known_answers --json FILE --figure FILE.png    # 40 minutes on two cores
+    python -m benchmarks.known_answers --json FILE --figure FILE.png    # half an hour, two cores
 
 It prints the whole table, checks x rho, and the bands; the figure shows reliance and worst group while networks train.
 
-Networks learn from rendered faces whose make-up goes with lipstick by rho, and are asked on other faces, with the same
-bias and without any. R*, the exact reliance, comes from rendering the faces again.
+Networks learn from rendered faces whose make-up goes with lipstick by rho, and are asked on other faces: all on the
+same biased ones (rho 0.95), on ones as biased as those they learnt from, and on ones without bias. R*, the exact
+reliance, comes from rendering the faces again.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from itertools import combinations, permutations
+from itertools import combinations
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,8 @@ from lightning_interp.functional.relations import average_precision
 from lightning_interp.logging.files import write_text
 from recipes.rendered_faces.module import ATTRIBUTES, block
 
-SPLITS = ("biased", "unbiased")
+# How make-up goes with lipstick on the faces to ask about; None is as on those that were learnt from.
+SPLITS = {"biased": 0.95, "as trained": None, "unbiased": 0.0}
 RHOS = (0.0, 0.5, 0.8, 0.95)
 SEEDS = (0, 1, 2)
 FOLLOWED = (0.0, 0.8)
@@ -38,8 +40,9 @@ PROBE_SEED = 7
 PLANTED = ("lipstick", "makeup")
 # Pairs that have nothing to do with one another: they tell how much the cosine of an unrelated pair varies.
 UNRELATED = dict.fromkeys(combinations([name for name in ATTRIBUTES if name not in PLANTED], 2), 0)
-# Make-up is the easier cue by far, or networks whose maximum lets one place decide would look at both.
-STRENGTHS = {"lipstick": (0.2, 0.5), "makeup": (1.0, 1.0)}
+# Make-up is the easier cue by far, or networks whose maximum lets one place decide would look at both. Lipstick is as
+# faint on every face, or nearly: from bolder lips networks learn it in spite of the shortcut, fainter they do not see.
+STRENGTHS = {"lipstick": (0.27, 0.35), "makeup": (1.0, 1.0)}
 
 
 class Band(NamedTuple):
@@ -52,36 +55,22 @@ class Band(NamedTuple):
     high: float = 1.0
 
 
-# Those of the design's slow test, but for four. R*, and what reads it, may be 0.75 on unbiased faces too, not 0.85, and
-# accuracy on biased faces 0.92, not 0.95: how far a network goes for the shortcut, and how well it learns lipstick that
-# can hardly be seen, is its own affair; what is asked of the checks is that they say so. At rho 0.5 one other pair may
-# be before the planted one. And the rank correlation with R* may be 0.94, not 0.95: four groups of three networks that
-# are alike have 0.944 on average where groups are in order and chance orders each. All that differ have to be in order.
+# Those of the design's slow test.
+RATIOS = ("exact_reliance/makeup", "crr_grey/makeup", "scr/makeup")
 BANDS = (
-    *(
-        Band(f"{name}/makeup", split, 0.0, high=0.15)
-        for name in ("exact_reliance", "crr_grey", "scr")
-        for split in SPLITS
-    ),
-    *(
-        Band(f"{name}/makeup", split, 0.95, low=0.75)
-        for name in ("exact_reliance", "crr_grey", "scr")
-        for split in SPLITS
-    ),
-    Band("crr_by_target off R*", "biased", high=0.15),
+    *(Band(name, split, 0.0, high=0.15) for name in RATIOS for split in SPLITS),
+    *(Band(name, split, 0.95, low=0.85 if split == "unbiased" else 0.75) for name in RATIOS for split in SPLITS),
+    *(Band("crr_by_target off R*", split, high=0.15) for split in ("biased", "as trained")),
     *(Band("scr off R*", split, high=0.12) for split in SPLITS),
     Band("e_region", "unbiased", 0.0, low=0.9, high=1.5),
     Band("e_region", "unbiased", 0.95, low=-0.3, high=0.3),
     Band("worst_group_accuracy/makeup", "unbiased", 0.0, low=0.85),
     Band("worst_group_accuracy/makeup", "unbiased", 0.95, high=0.1),
-    Band("accuracy", "biased", low=0.92),
-    # First of 21 pairs, or second.
-    *(Band("planted pair, precision by KL", "unbiased", rho, low=1.0 if rho > 0.5 else 0.5) for rho in RHOS if rho > 0),
+    Band("accuracy", "biased", low=0.95),
+    # First of 21 pairs.
+    *(Band("planted pair, precision by KL", "unbiased", rho, low=1.0) for rho in RHOS if rho > 0),
     Band("relation/smile (control)", "unbiased", low=-0.1, high=0.1),
 )
-# Networks whose R* differs by less rely on the context alike; which of them reads higher is chance.
-ALIKE = 0.05
-
 Scores = dict[str, float]
 Points = list[tuple[float, dict[str, Scores]]]
 Columns = dict["Run", dict[str, Scores]]
@@ -158,9 +147,10 @@ def train(run: Run) -> Iterator[tuple[float, nn.Module]]:
 
 def diagnosers(run: Run, checks: Mapping[str, Sequence[str]], **options: Any) -> dict[str, Diagnoser]:
     """By split, what asks a network."""
+    rhos = {split: run.rho if rho is None else rho for split, rho in SPLITS.items()}
     return {
         split: Diagnoser(
-            faces(run, getattr(run, split), PROBE_SEED, run.rho if split == "biased" else 0.0),
+            faces(run, run.unbiased if split == "unbiased" else run.biased, PROBE_SEED, rhos[split]),
             "lipstick",
             "mouth",
             {"makeup": "eyes"},
@@ -217,12 +207,13 @@ def ranking(relations: Any) -> Scores:
 
 def answer(run: Run) -> Points:
     """By epoch and split: a few scores of a network that is followed, while it trains; every score at the end."""
-    few = {"biased": ("occlusion", "swap", "exact"), "unbiased": ("groups",)}
+    few = {"as trained": ("occlusion", "swap", "exact"), "unbiased": ("groups",)}
     light = diagnosers(run._replace(biased=min(run.biased, run.unbiased)), few, fills=("grey",))
     points: Points = []
     for epoch, net in train(run):
         if epoch == (run.epochs if run.rate else 0):
-            every = diagnosers(run, dict.fromkeys(SPLITS, DEFAULT_CHECKS), fills=("grey", "skin"))
+            checks = dict.fromkeys(SPLITS, DEFAULT_CHECKS) | {"as trained": ("groups", *few["as trained"])}
+            every = diagnosers(run, checks, fills=("grey", "skin"))
             points.append((epoch, ask(net, every)))
         elif run.followed and (epoch <= 4 or epoch % 4 == 0):
             points.append((epoch, ask(net, light)))
@@ -239,18 +230,12 @@ def bands(columns: Columns) -> Iterator[tuple[str, bool, str]]:
             where = "" if band.rho is None else f", rho {band.rho:g}"
             wanted = f"{band.low:g} to {band.high:g}"
             yield f"{band.score}, {band.split}{where}: {wanted}", _within(values, band.low, band.high), _span(values)
-    truth = [column["biased"]["exact_reliance/makeup"] for column in learnt.values()]
-    read = [column["biased"]["crr_by_target/makeup"] for column in learnt.values()]
-    if len(rhos) > 1:
+    for split in ("biased", "as trained") if len(rhos) > 1 else ():
+        truth = [column[split]["exact_reliance/makeup"] for column in learnt.values()]
+        read = [column[split]["crr_by_target/makeup"] for column in learnt.values()]
         correlation = float(np.corrcoef(_ranks(read), _ranks(truth))[0, 1])
-        yield "crr_by_target, biased: rank correlation with R* 0.94 or more", correlation >= 0.94, f"{correlation:.3f}"
-        pairs = [(i, j) for i, j in permutations(range(len(truth)), 2) if truth[i] > truth[j] + ALIKE]
-        ordered = sum(read[i] > read[j] for i, j in pairs)
-        yield (
-            f"crr_by_target, biased: orders all networks whose R* differs by more than {ALIKE}",
-            ordered == len(pairs),
-            f"{ordered} of {len(pairs)} pairs",
-        )
+        claim = f"crr_by_target, {split}: rank correlation with R* 0.95 or more"
+        yield claim, correlation >= 0.95, f"{correlation:.3f}"
     means = [
         float(
             np.mean([column["unbiased"]["exact_reliance/makeup"] for run, column in learnt.items() if run.rho == rho])
@@ -291,14 +276,14 @@ def show(columns: Columns) -> None:
 
 
 def draw(curves: Mapping[Run, Points], path: Path) -> None:
-    """Reliance on biased faces, and the worst group on unbiased ones, with and without a bias to learn."""
+    """Reliance on faces as trained on, and the worst group on unbiased ones, with and without a bias to learn."""
     from matplotlib.figure import Figure
 
     figure = Figure((12, 3.4), layout="constrained")
     panels = (
-        ("exact reliance R*, biased faces", "exact_reliance/makeup", "biased"),
-        ("CRR, biased faces, no context labels", "crr_by_target/makeup", "biased"),
-        ("SCR, biased faces", "scr/makeup", "biased"),
+        ("exact reliance R*, faces as trained on", "exact_reliance/makeup", "as trained"),
+        ("CRR, as trained on, no context labels", "crr_by_target/makeup", "as trained"),
+        ("SCR, faces as trained on", "scr/makeup", "as trained"),
         ("worst group, unbiased faces", "worst_group_accuracy/makeup", "unbiased"),
     )
     lines = {}
