@@ -81,6 +81,28 @@ def test_doing_what_is_so_changes_nothing():
         assert not torch.equal(turned, probe.image(index))
 
 
+def test_only_what_changes_is_drawn_once_the_set_has_its_pictures(monkeypatch):
+    probe, do = RenderedFaces(300, size=32), {"makeup": 1}
+    expected = render(probe.records[280:], do, size=32).images
+    drawn = []
+
+    def counted(records, *args, **options):
+        drawn.append(len(records))
+        return render(records, *args, **options)
+
+    monkeypatch.setattr("lightning_interp.data.faces.render", counted)
+    assert torch.equal(probe.counterfactuals(range(280, 300), do), expected)
+    assert drawn == [20]
+    probe.image(299)  # a second chunk of 44
+    assert torch.equal(probe.counterfactuals(range(280, 300), do), expected)
+    assert drawn == [20, 44, 20 - int(probe.records.values["makeup"][280:].sum())]
+    # Of the first chunk there are no pictures yet.
+    assert probe.counterfactuals([0, 299], {}).shape == (2, 3, 32, 32)
+    assert drawn[3:] == [1]
+    probe.counterfactuals([299], {})
+    assert drawn[4:] == []
+
+
 def test_counterfactuals_of_no_face_and_in_inference_mode():
     probe = RenderedFaces(2, size=32)
     assert probe.counterfactuals([], {"makeup": 1}).shape == (0, 3, 32, 32)
