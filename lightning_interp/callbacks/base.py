@@ -7,10 +7,21 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
+import torch
 from torch import Tensor
 
 from lightning_interp._lightning import Callback, LightningModule, Trainer, rank_zero_info, rank_zero_warn
 from lightning_interp.callbacks.network import back_on_device, quiet, validated
+from lightning_interp.callbacks.trainer_facts import (
+    SHARDED,
+    acts,
+    base_names,
+    is_first,
+    is_trial,
+    monitors,
+    validates,
+    validations,
+)
 from lightning_interp.errors import ProbeError, ResponseError
 from lightning_interp.logging.adapters import shows, write
 from lightning_interp.logging.artifacts import Artifact, CustomScalars, Scalars, safe_tag
@@ -25,8 +36,6 @@ Result = TypeVar("Result")
 
 Output = tuple[type[Artifact], Callable[[], Artifact]]
 Charts = dict[str, tuple[str, Sequence[str]]]
-
-SHARDED = {"FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"}
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,8 @@ class ProbeCallback(Callback, Generic[Result]):
     ) -> None:
         if safe_tag(name) != name or "/" in name:
             raise ValueError(f"name {name!r} must be made of letters, digits and _ . - only")
+        if not isinstance(schedule, Every):
+            raise TypeError(f"schedule is {schedule!r}; give one, such as Every(n_epochs=2)")
         if timeout <= 0:
             raise ValueError(f"timeout must be positive, got {timeout}")
         self.name, self.schedule, self.timeout = name, schedule, timeout
@@ -87,6 +98,7 @@ class ProbeCallback(Callback, Generic[Result]):
         """Forget every probe: a new training begins."""
         self.last_epoch: int | None = None
         self.result: Result | None = None
+        self._values: dict[str, float] = {}
         self._laid_out = False
         self._together: list[ProbeCallback[Any]] = []
         self._waiting: tuple[_Moment, Result] | None = None
@@ -141,7 +153,7 @@ class ProbeCallback(Callback, Generic[Result]):
         if not self._active:
             rank_zero_info(f"{self.name}: Trainer(barebones=True) logs nothing, so nothing is probed")
             return
-        if stage == "fit" and _is_first(trainer):
+        if stage == "fit" and is_first(trainer):
             self.reset()
         kind = base_names(trainer.strategy) & SHARDED
         if kind:
@@ -163,10 +175,11 @@ class ProbeCallback(Callback, Generic[Result]):
                 f"{self.name}: without validation, {type(averaging[0]).__name__} leaves the raw weights to be probed, "
                 "while checkpoints hold the averaged ones"
             )
-        if self.schedule.n_epochs > 1 and any(_monitors(c, f"{self.name}/") for c in callbacks):
+        times = self.schedule.n_epochs * validations(trainer)
+        if times > 1 and any(monitors(c, f"{self.name}/") for c in callbacks):
             rank_zero_warn(
-                f"{self.name}: EarlyStopping sees the last score again in epochs that are not probed; "
-                f"multiply its patience by {self.schedule.n_epochs}"
+                f"{self.name}: EarlyStopping sees the last score again in validations that are not probed; "
+                f"multiply its patience by {times}"
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -192,7 +205,13 @@ class ProbeCallback(Callback, Generic[Result]):
         self._outlive(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Probe before training; ``self.log`` would date it to the first epoch's end, so loggers get it directly."""
+        """Probe before training; ``self.log`` would date it to the first epoch's end, so loggers get it directly.
+
+        A training that is taken up again has no scores, for Lightning does not keep them; who monitors one asks for it
+        at the end of an epoch that may not be probed.
+        """
+        if self._active:
+            trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in self._values.items()})
         if self._wants(trainer, "on_train_start"):
             self._run(trainer, pl_module, _Moment("on_train_start", None, trainer.global_step))
 
@@ -232,9 +251,9 @@ class ProbeCallback(Callback, Generic[Result]):
         if not self._active or hook == "on_fit_end":
             return False
         if hook == "on_train_start":
-            return self.schedule.at_start and _is_first(trainer) and not is_trial(trainer)
+            return self.schedule.at_start and is_first(trainer) and not is_trial(trainer)
         if hook == "on_train_epoch_end":
-            return not _validates(trainer) and self._due(trainer)
+            return not validates(trainer) and self._due(trainer)
         return not trainer.sanity_checking and (trainer.state.fn == "validate" or self._due(trainer))
 
     def _due(self, trainer: Trainer) -> bool:
@@ -290,7 +309,7 @@ class ProbeCallback(Callback, Generic[Result]):
                 images = other.engine and other.engine.images
                 if images and other._wants(trainer, hook) and self.engine.images.same(images):
                     found.append(other)
-            elif _acts(other, hook):
+            elif acts(other, hook):
                 break
         return found
 
@@ -312,7 +331,7 @@ class ProbeCallback(Callback, Generic[Result]):
         if epoch is None:
             self._write_all(trainer, [(Scalars, lambda: Scalars(values))])
         else:
-            self.last_epoch = epoch
+            self.last_epoch, self._values = epoch, values
             # Equal on every process already; a maximum keeps them so, and Lightning from asking for a reduction.
             pl_module.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max", batch_size=1)
         self._publish(trainer, result, "validate" if trainer.state.fn == "validate" else now.folder)
@@ -356,41 +375,8 @@ class ProbeCallback(Callback, Generic[Result]):
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts only: anything else makes the checkpoint unresumable."""
-        return {"last_epoch": self.last_epoch}
+        return {"last_epoch": self.last_epoch, "values": dict(self._values)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up where the checkpoint was written."""
-        self.last_epoch = state_dict["last_epoch"]
-
-
-def is_trial(trainer: Trainer) -> bool:
-    """Whether this is a ``fast_dev_run``."""
-    return bool(getattr(trainer, "fast_dev_run", False))
-
-
-def _is_first(trainer: Trainer) -> bool:
-    """Whether nothing has been trained yet."""
-    return trainer.global_step == 0 and trainer.current_epoch == 0
-
-
-def _validates(trainer: Trainer) -> bool:
-    """Whether a validation will end; a loader may turn out to be empty."""
-    empty = trainer.val_dataloaders is not None and sum(trainer.num_val_batches) == 0
-    return trainer.enable_validation and not empty
-
-
-def base_names(thing: object) -> set[str]:
-    """Class names along the base classes: the same class may come from either of Lightning's two packages."""
-    return {base.__name__ for base in type(thing).__mro__}
-
-
-def _acts(callback: object, hook: str) -> bool:
-    """Whether a callback does something in a hook; by name, for either of Lightning's packages may have its class."""
-    method = getattr(callback, hook)
-    inherited = getattr(method, "__qualname__", "") == f"Callback.{hook}"
-    return not (inherited and method.__module__.endswith("callbacks.callback"))
-
-
-def _monitors(callback: object, prefix: str) -> bool:
-    monitored = str(getattr(callback, "monitor", "") or "")
-    return "EarlyStopping" in base_names(callback) and monitored.startswith(prefix)
+        self.last_epoch, self._values = state_dict["last_epoch"], dict(state_dict.get("values", {}))

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lightning_interp._extras import available
 from lightning_interp._lightning import LightningModule, Trainer, rank_zero_info, rank_zero_warn
-from lightning_interp.callbacks.base import Charts, Output, ProbeCallback, is_trial
+from lightning_interp.callbacks.base import Charts, Output, ProbeCallback
+from lightning_interp.callbacks.trainer_facts import is_trial
 from lightning_interp.data.probe import ProbeSet
 from lightning_interp.dissect import Dissector
 from lightning_interp.functional.history import concept_changes
@@ -251,10 +252,10 @@ class NetworkDissection(ProbeCallback[DissectionResult]):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the history and the same units in the same rows."""
-        super().load_state_dict(state_dict)
         if state_dict["probe"] != self.dissector.probe.fingerprint():
             rank_zero_warn(f"{self.name}: the checkpoint's history is of another probe set; it starts anew")
             return
+        super().load_state_dict(state_dict)
         self.history, self._gallery = state_dict["history"], state_dict["gallery"]
 
 

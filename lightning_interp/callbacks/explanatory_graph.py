@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lightning_interp._extras import available
 from lightning_interp._lightning import LightningModule, Trainer, rank_zero_info
-from lightning_interp.callbacks.base import Charts, Output, ProbeCallback, is_trial
+from lightning_interp.callbacks.base import Charts, Output, ProbeCallback
+from lightning_interp.callbacks.trainer_facts import is_trial
 from lightning_interp.data.probe import ProbeSet
 from lightning_interp.graph_engine import GraphLearner
 from lightning_interp.graph_results import GraphResult

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from lightning_interp._lightning import LightningModule, Trainer
-from lightning_interp.callbacks.base import ProbeCallback, is_trial
+from lightning_interp.callbacks.base import ProbeCallback
+from lightning_interp.callbacks.trainer_facts import is_trial
 from lightning_interp.data.part_landmarks import part_landmarks
 from lightning_interp.logging.artifacts import Image
 from lightning_interp.logging.part_files import save_parts

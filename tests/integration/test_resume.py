@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from pytorch_lightning import Callback
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 
 from lightning_interp import Every, dissect, load_result
@@ -24,6 +25,7 @@ pytestmark += [
     # Some of these trainings go on without the callback that wrote the checkpoint.
     pytest.mark.filterwarnings(r"ignore:Be aware that when using `ckpt_path`, callbacks used"),
     # A checkpoint within an epoch: its first half is not repeated, but its data are not the same.
+    pytest.mark.filterwarnings(r"ignore:You defined a `validation_step` but have no"),
     pytest.mark.filterwarnings(r"ignore:You're resuming from a checkpoint that ended before the epoch ended"),
 ]
 
@@ -198,4 +200,42 @@ def test_history_of_another_probe_set_is_dropped_with_a_warning():
     with pytest.warns(UserWarning, match="history is of another probe set"):
         after.load_state_dict(state)
     assert after.history == []
-    assert after.last_epoch == 0
+    # Else it would wait for epochs that another set was probed in.
+    assert after.last_epoch is None
+
+
+@pytest.mark.filterwarnings("ignore:dissect. EarlyStopping sees the last score again")
+def test_scores_are_there_to_be_monitored_wherever_a_training_goes_on(tmp_path):
+    """Lightning keeps no metrics in a checkpoint, nor from one fit to the next; EarlyStopping asks for them at once."""
+    tag = "dissect/features.4/detectors"
+
+    def watching():
+        return [make_dissection(schedule=Every(3, at_end=False)), EarlyStopping(tag, patience=9, mode="max")]
+
+    first = watching()
+    _, before = train(tmp_path, first, 2)
+    assert [entry["epoch"] for entry in first[0].history] == [0]
+    second = watching()
+    module, trainer = train(tmp_path, second, 3, resume=tmp_path / "last.ckpt")
+    assert [entry["epoch"] for entry in second[0].history] == [0]
+    assert trainer.callback_metrics[tag] == before.callback_metrics[tag]
+    trainer.fit_loop.max_epochs = 5
+    trainer.fit(module, loader(shuffle=False), loader(shuffle=False))
+    assert [entry["epoch"] for entry in second[0].history] == [0, 3]
+    trainer.fit_loop.max_epochs = 6
+    trainer.fit(module, loader(shuffle=False))  # without a validation
+    assert trainer.callback_metrics[tag] == second[0].state_dict()["values"][tag]
+    assert [entry["epoch"] for entry in second[0].history] == [0, 3]
+
+
+def test_a_reminder_is_no_point_in_the_log(tmp_path):
+    logged = []
+
+    class Recorder(CSVLogger):
+        def log_metrics(self, metrics, step=None):
+            logged.extend(name for name in metrics if name.startswith("dissect/"))
+
+    train(tmp_path, [make_dissection(schedule=Every(3, at_end=False))], 2)
+    options = {"logger": Recorder(tmp_path)}
+    train(tmp_path, [make_dissection(schedule=Every(3, at_end=False))], 3, resume=tmp_path / "last.ckpt", **options)
+    assert logged == []

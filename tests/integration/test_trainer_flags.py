@@ -348,6 +348,13 @@ def test_early_stopping_on_scores_of_every_second_epoch_is_warned_of(tmp_path):
         trainer.fit(make_planted([1]), planted_loader(), planted_loader())
 
 
+def test_early_stopping_at_several_validations_an_epoch_is_warned_of(tmp_path):
+    early, dissection = EarlyStopping(MONITOR, mode="max", patience=4), planted_dissection()
+    trainer = make_trainer(tmp_path, callbacks=[early, dissection], max_epochs=1, val_check_interval=0.5)
+    with pytest.warns(UserWarning, match="multiply its patience by 2"):
+        trainer.fit(make_planted([1]), planted_loader(), planted_loader())
+
+
 class Pair(nn.Module):
     def forward(self, x):
         return x, x
