@@ -44,8 +44,12 @@ def draw_examples(asked: Asked, view: View, *, heated: bool) -> tuple[Example, .
         absent = (view.target == 0) & (asked.num_classes == 2) & (region == asked.region)
         judged = [None if none else region == asked.region for none in absent.tolist()]
         versions.append((f"{region} masked", filled, judged))
-    for region in asked.regions:
-        _, other = asked.donors(asked.chosen(asked.target), region)
+    # By region, the attribute that a donor differs in: what is shown there.
+    shows = {asked.region: asked.target}
+    for context, place in asked.contexts.items():
+        shows.setdefault(place, asked.sign_label(context))
+    for region, name in shows.items():
+        _, other = asked.donors(asked.chosen(name), region)
         donors, masks, _ = view.fetch_donors(other)
         pasted = paste(view.images, view.masks[region], donors, masks[region])
         versions.append((f"other {region}", pasted, [region == asked.region] * len(view.indices)))
@@ -67,7 +71,7 @@ def draw_examples(asked: Asked, view: View, *, heated: bool) -> tuple[Example, .
 
 
 def _pixels(image: Tensor) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
-    colours = image.clamp(0, 1).expand(3, -1, -1) if image.shape[0] == 1 else image[:3].clamp(0, 1)
+    colours = (image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)).clamp(0, 1)
     pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] = (
         (colours * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     )
