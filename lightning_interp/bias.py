@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -123,7 +123,7 @@ class Diagnoser:
             labels=labels,
             num_classes=label_classes(labels[target]),
             outputs=None if outputs is None else tuple(outputs),
-            fills=tuple(fills),
+            fills=tuple(dict.fromkeys(fills)),
             indices=self.indices,
             shown=self.bank.shown,
             remade=Remade(probe),
@@ -261,6 +261,8 @@ class Diagnoser:
             outputs = forward(prepare(self._padded(images), module, self.probe.normalize))
             if not isinstance(outputs, Tensor):
                 raise DatasetError(f"the network gives a {type(outputs).__name__}; expected a tensor of logits")
+            if outputs.shape[:1] != (self.batch_size,):
+                raise DatasetError(f"{self.batch_size} images give {tuple(outputs.shape)}, not one row of logits each")
             return outputs[: len(images)].float()
 
         def gradients(view: View) -> Gradients:
@@ -320,7 +322,7 @@ class Diagnoser:
             region=self.asked.region,
             contexts=self.asked.contexts,
             scores=scores,
-            signal=_signals(scores, self.asked.contexts),
+            signal=_signals(scores, self.asked),
             ungated=ungated,
             relations=relations[0] if relations else None,
             missing=self.missing,
@@ -376,8 +378,7 @@ def _what_runs(asked: Asked, checks: Sequence[str]) -> tuple[tuple[str, ...], di
 def _gather(checks: Sequence[Check], rows: Sequence[Mapping[str, Tensor]]) -> None:
     """Give each check the rows of all processes, in the order of the images; a process may have none."""
     for check in checks:
-        parts = [own[check.name] for own in rows if check.name in own]
-        if parts:
+        if parts := [own[check.name] for own in rows if check.name in own]:
             together = torch.cat(parts)
             check.gathered = together[together[:, 0].argsort()]
 
@@ -389,10 +390,11 @@ def _reduce(ranks: Ranks, sums: Sequence[Tensor]) -> None:
         part.copy_(reduced.view_as(part))
 
 
-def _signals(scores: Mapping[str, Score], contexts: Iterable[str]) -> dict[str, bool]:
-    """By context, whether a ratio has a value; without those of which none was asked for."""
+def _signals(scores: Mapping[str, Score], asked: Asked) -> dict[str, bool]:
+    """By context, whether a ratio has a value; without those of which none was asked for or could be measured."""
+    apart = {f"{check}/{context}" for check in ("crr", "scr") for context in asked.apart}
     ratios = {
-        context: [scores[name].value for check in RATIOS if (name := f"{check}/{context}") in scores]
-        for context in contexts
+        context: [scores[name].value for check in RATIOS if (name := f"{check}/{context}") in scores.keys() - apart]
+        for context in asked.contexts
     }
     return {context: not all(map(math.isnan, values)) for context, values in ratios.items() if values}

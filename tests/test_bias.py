@@ -443,6 +443,54 @@ def test_without_context_labels_the_rest_runs_and_missing_says_why():
     assert math.isnan(values(result)["worst_group_accuracy/makeup"])
 
 
+def test_a_context_that_is_no_output_has_no_relation():
+    model = Heads(Additive(6, 4), Additive(0, 6))
+    result = ask(model, biased(), outputs=["lipstick", "third"], checks=["relations"])
+    assert result.missing == {"relations": "no output of the network is named makeup"}
+    assert math.isnan(values(result)["relation/makeup"])
+
+
+class Squeezed(Additive):
+    def forward(self, x):
+        return super().forward(x).squeeze()
+
+
+class Worded(TinyFaces):
+    def facts(self, index):
+        return {"attributes": {"lipstick": torch.tensor([0, 1]), "makeup": 0}}
+
+
+def test_one_image_has_one_row_of_logits():
+    with pytest.raises(DatasetError, match=r"1 images give \(\), not one row of logits each"):
+        ask(Squeezed(6, 4), biased(), batch_size=1)
+
+
+def test_labels_are_one_number_each():
+    with pytest.raises(DatasetError, match=r"attribute 'lipstick' of image 0 is tensor\(\[0, 1\]\); labels are whole"):
+        make_diagnoser(Worded([(0, 0, 0), (1, 1, 1)]))
+
+
+def test_one_value_among_the_images_that_are_probed():
+    rows = [(face, face % 2, face % 2) for face in range(16)]
+    with pytest.raises(DatasetError, match="'lipstick' has one value in the 8 images probed"):
+        make_diagnoser(TinyFaces(rows), max_samples=8)
+
+
+class TwoChannels(TinyFaces):
+    def image(self, index):
+        return super().image(index)[[0, 2]]
+
+
+class OfTwo(Additive):
+    def forward(self, x):
+        return super().forward(torch.stack([x[:, 0], x[:, 0], x[:, 1]], 1))
+
+
+def test_images_of_two_channels_have_pictures():
+    result = ask(OfTwo(6, 4), biased(kind=TwoChannels), examples=1)
+    assert result.examples[0].versions[0].image.shape == (24, 24, 3)
+
+
 def test_checks_without_a_ratio_say_nothing_of_signal():
     result = ask(Additive(6, 4), biased(), checks=["groups"])
     assert result.signal == {}
@@ -487,6 +535,7 @@ BAD = {
     "context's regions": ({"question": (*QUESTION[:2], {"makeup": ["lids"]})}, r"region \['lids'\] is a list"),
     "target in a list": ({"question": (["lipstick"], *QUESTION[1:])}, r"attribute \['lipstick'\] is a list"),
     "target as context": ({"question": (*QUESTION[:2], {"lipstick": "lids"})}, "'lipstick' is the target and a"),
+    "output twice": ({"outputs": ["lipstick", "makeup", "makeup"]}, "names an output twice"),
     "fill alone": ({"fills": "mean"}, r"fills must be a list of names; write fills=\['mean'\]"),
     "check alone": ({"checks": "swap"}, r"write checks=\['swap'\]"),
     "output alone": ({"outputs": "lipstick"}, r"write outputs=\['lipstick'\]"),
@@ -595,8 +644,8 @@ class Gives(nn.Module):
         (lambda x: x.mean((2, 3)), {}, "gives 3 logits an image; say what they are: outputs="),
         (lambda x: x.mean((2, 3)), {"outputs": ["lipstick", "makeup"]}, "outputs= names 2 columns"),
         (lambda x: x.mean((2, 3)), {"outputs": ["a", "b", "c"]}, "outputs= does not name 'lipstick'"),
-        (lambda x: x.mean((2, 3))[:, :2], KINDS, "'kind' has 3 classes, the network tells 2 apart"),
-        (lambda x: x.mean((1, 2, 3)), KINDS, "'kind' has 3 classes, the network tells 2 apart"),
+        (lambda x: x.mean((2, 3))[:, :2], KINDS, "'kind' has labels up to 2, .* 3 classes; the network tells 2 apart"),
+        (lambda x: x.mean((1, 2, 3)), KINDS, "'kind' has labels up to 2, .* 3 classes; the network tells 2 apart"),
     ],
 )
 def test_output_that_does_not_fit_is_named_before_the_first_epoch(make, options, text):

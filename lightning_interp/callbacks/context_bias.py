@@ -15,9 +15,10 @@ from lightning_interp.callbacks.base import Charts, Output, ProbeCallback
 from lightning_interp.checks import DEFAULT_CHECKS
 from lightning_interp.data.part_regions import FindRegions
 from lightning_interp.data.probe import ProbeSet
+from lightning_interp.errors import DatasetError
 from lightning_interp.functional.fills import Fill
 from lightning_interp.functional.localisation import MEASURES
-from lightning_interp.logging.artifacts import Figure, Image, Table, Text
+from lightning_interp.logging.artifacts import Figure, Image, Table, Text, safe_tag
 from lightning_interp.logging.bias_files import save_bias
 from lightning_interp.logging.files import write_png
 from lightning_interp.probing.attribution import Attribution
@@ -132,6 +133,12 @@ class ContextBias(ProbeCallback[BiasResult]):
         super().__init__(name, schedule, on_error, timeout)
         if not 0 < alarm <= 1:
             raise ValueError(f"alarm must be in (0, 1], got {alarm}")
+        by_tag: dict[str, str] = {}
+        for context in contexts if isinstance(contexts, Mapping) else ():
+            if (other := by_tag.setdefault(safe_tag(str(context)), context)) != context:
+                raise DatasetError(
+                    f"contexts '{other}' and '{context}' would both be logged as '{safe_tag(context)}'; rename one"
+                )
         self.alarm = alarm
         self.diagnoser = Diagnoser(
             probe,
@@ -242,10 +249,10 @@ class ContextBias(ProbeCallback[BiasResult]):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the history."""
-        super().load_state_dict(state_dict)
         if state_dict["probe"] != self.diagnoser.probe.fingerprint():
             rank_zero_warn(f"{self.name}: the checkpoint's history is of another probe set; it starts anew")
             return
+        super().load_state_dict(state_dict)
         self.history, self.untrained = state_dict["history"], state_dict["untrained"]
 
 

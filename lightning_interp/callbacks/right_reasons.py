@@ -90,6 +90,9 @@ class RightReasons(LossTerm):
         logits: Callable[[Any], Tensor] | None = None,
         seed: int = 0,
     ) -> None:
+        if context is not None and (randomiser is None or context == region):
+            what = "is the region, which must stay" if randomiser else "is for a randomiser=, and there is none"
+            raise ValueError(f"{_NAME}: context={context!r} {what}")
         self.loss = RightReasonsLoss(weight, task)
         self.region, self.context, self.randomiser = region, context, randomiser
         self.layer, self.logits, self.seed = layer, logits, seed
@@ -165,6 +168,8 @@ class RightReasons(LossTerm):
                 numbers = np.random.SeedSequence([self.seed, epoch, self._batch, trainer.global_rank])
                 generator = Generator().manual_seed(int(numbers.generate_state(1)[0]))
                 images = self.randomiser(images, context.to(images.device), epoch, generator)
+            if self.loss.weight.at(epoch) and not images.is_floating_point():
+                raise ValueError(f"{_NAME}: images are {images.dtype}; a gradient penalty needs floating-point images")
             if self.loss.weight.at(epoch) and not images.requires_grad:
                 # A leaf of its own: the batch's tensor stays as it was.
                 images = images.detach().requires_grad_()

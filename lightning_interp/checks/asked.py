@@ -119,11 +119,13 @@ def check_question(target: str, region: str, contexts: Mapping[str, str]) -> Non
 
 
 def check_lists(**options: Sequence[str] | None) -> None:
-    """Check that options that list names are no single name.
+    """Check that options that list names are no single name, and that no output is named twice.
 
     Raises:
-        DatasetError: If one is.
+        DatasetError: If not.
     """
     for option, given in options.items():
         if isinstance(given, str):
             raise DatasetError(f"{option} must be a list of names; write {option}=[{given!r}]")
+        if option == "outputs" and given is not None and len(set(given)) < len(given):
+            raise DatasetError(f"outputs={list(given)!r} names an output twice")

@@ -75,4 +75,6 @@ def _refusal(asked: Asked, name: str) -> str | None:
         asked.remade(asked.indices[:1], {name: 1})
     except DatasetError as error:
         return str(error)
+    except (LookupError, ValueError, NotImplementedError) as error:
+        return f"'{name}' cannot be set: {type(error).__name__}: {error}"
     return None

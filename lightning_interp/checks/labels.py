@@ -64,7 +64,8 @@ def check_binary(asked: Asked) -> None:
     """
     chosen = asked.chosen(asked.target)
     if len(set(chosen[chosen >= 0].tolist())) < 2:
-        raise DatasetError(f"'{asked.target}' has one value in the whole probe set: there is nothing to tell apart")
+        images = "the whole probe set" if len(chosen) == len(asked.probe) else f"the {len(chosen)} images probed"
+        raise DatasetError(f"'{asked.target}' has one value in {images}: there is nothing to tell apart")
     for name in (*asked.contexts, *(asked.outputs or ())):
         highest = int(asked.chosen(name).max())
         if highest > 1:
@@ -139,7 +140,10 @@ def _told_apart(asked: Asked, outputs: Tensor) -> int:
     labelled = label_classes(asked.labels[asked.target])
     classes = max(2, outputs.shape[1]) if outputs.ndim == 2 else 2
     if labelled > classes:
-        raise DatasetError(f"'{asked.target}' has {labelled} classes, the network tells {classes} apart")
+        raise DatasetError(
+            f"'{asked.target}' has labels up to {labelled - 1}, counted from 0 that is {labelled} classes; "
+            f"the network tells {classes} apart"
+        )
     if labelled == 2 and classes > 2:
         raise DatasetError(
             f"the network gives {classes} logits an image; say what they are: outputs=['{asked.target}', ...]"
@@ -150,9 +154,10 @@ def _told_apart(asked: Asked, outputs: Tensor) -> int:
 def _class_number(value: Any, name: str, index: int) -> int:
     try:
         number = int(value)
-    except (TypeError, ValueError, OverflowError):
-        number = -1
-    if number != value or number < 0:
+        whole = bool(number == value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        number, whole = -1, False
+    if not whole or number < 0:
         raise DatasetError(f"attribute '{name}' of image {index} is {value!r}; labels are whole numbers from 0")
     return number
 

@@ -54,6 +54,12 @@ class AttributeRelations(Check):
             return "it compares attributes: name the network's outputs with outputs=[...]"
         return None
 
+    @classmethod
+    def gap(cls, asked: Asked) -> str | None:
+        """A context may be none of the outputs."""
+        without = [context for context in asked.contexts if context not in (asked.outputs or ())]
+        return f"no output of the network is named {', '.join(without)}" if without else None
+
     def update(self, view: View) -> None:
         """One backward pass to the layer for each output."""
         gradients = view.gradients

@@ -33,8 +33,13 @@ class Swap(Check):
 
     @classmethod
     def gap(cls, asked: Asked) -> str | None:
-        """Both regions have to be there for their effects to be compared."""
-        return not_divided(asked, "scr")
+        """Both regions have to be there, and donors of both labels, for their effects to be compared."""
+        told = [not_divided(asked, "scr")]
+        for context, place in asked.contexts.items():
+            name = asked.sign_label(context)
+            if context not in asked.apart and any((own < 0).all() for own in asked.donors(asked.chosen(name), place)):
+                told.append(f"no scr/{context}: too few images that show '{place}' have one value of '{name}'")
+        return "; ".join(filter(None, told)) or None
 
     def update(self, view: View) -> None:
         """Paste two donors' regions and two donors' contexts; one forward pass each."""

@@ -61,7 +61,7 @@ def _text_rows(path: Path, columns: Sequence[str]) -> Iterator[Line]:
     for number, cells in _words(path):
         if header is None:
             # The count is skipped, not used: parts of the data keep the count of the whole.
-            if len(cells) > 1:
+            if len(cells) > 1 or not cells[0].lstrip("+-").isdigit():
                 header = checked_header(path, number, [_IMAGE, *cells], ())
         elif len(cells) != len(header):
             raise DatasetError(f"{path}, line {number}: {len(cells)} cells under {len(header)} columns")

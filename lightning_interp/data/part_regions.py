@@ -248,7 +248,7 @@ def default_regions(probe: ProbeSet, names: Sequence[str] | None = None) -> Regi
     """What finds regions on a probe set: its part masks if it has any, else five landmarks.
 
     Args:
-        probe: The probe set; without parts of faces among its concepts, image 0 shows whether it has landmarks.
+        probe: The probe set; without parts of faces among its concepts, landmarks of one image are enough.
         names: The regions that are wanted; with part masks any object or part will do. None for all the defaults.
 
     Raises:
@@ -256,7 +256,7 @@ def default_regions(probe: ProbeSet, names: Sequence[str] | None = None) -> Regi
     """
     parts = any(name in PART_GROUPS for name in PartRegions(probe).names)
     things = any(concept.category in _THINGS for concept in probe.concepts)
-    if not parts and "landmarks" in probe.facts(0):
+    if not parts and any("landmarks" in probe.facts(index) for index in range(len(probe))):
         check_names(names or (), LandmarkRegions.names)
         return LandmarkRegions()
     if not (parts or (things and names)):

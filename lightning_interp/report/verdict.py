@@ -69,9 +69,11 @@ def alarms(history: Sequence[Mapping[str, Any]], threshold: float) -> dict[tuple
     surest: dict[tuple[str, str], tuple[str, str]] = {}
     for check in _RELIANCE:
         for name, value in scalars.items():
-            target, kind, context = ["", "", *name.split("/")][-3:]
-            if kind == check and not math.isnan(value):
-                surest.setdefault((target, context), (name, check))
+            parts = name.split("/")
+            if check in parts[:-1] and not math.isnan(value):
+                at = parts.index(check)
+                target = parts[at - 1] if at else ""
+                surest.setdefault((target, "/".join(parts[at + 1 :])), (name, check))
     told = {}
     for (target, context), (name, check) in surest.items():
         if scalars[name] >= threshold:
@@ -99,7 +101,7 @@ def _silence(result: BiasResult) -> str:
             f"{target}: no signal yet: balanced accuracy is {accuracy.value:.2f}, but the scores are too small, or "
             f"hiding {parts} changes them too little, for reliance to mean anything"
         )
-    return f"{target}: no signal yet: the network does not know {target} better than chance"
+    return f"{target}: no signal yet: the network's answers tell {target} no better than chance"
 
 
 def _context_line(result: BiasResult, context: str, untrained: Mapping[str, float]) -> str:

@@ -227,7 +227,17 @@ def test_history_of_another_probe_set_is_not_taken_over():
     other = make_bias(biased(24))
     with pytest.warns(UserWarning, match="history is of another probe set; it starts anew"):
         other.load_state_dict(make_bias().state_dict() | {"history": [{}], "last_epoch": 3})
-    assert (other.history, other.last_epoch) == ([], 3)
+    assert (other.history, other.last_epoch) == ([], None)
+
+
+def test_contexts_that_would_share_a_tag_are_refused():
+    with pytest.raises(DatasetError, match=r"contexts '化粧' and '髪色' would both be logged as '_'; rename one"):
+        make_bias(question=("lipstick", "mouth", {"化粧": "lids", "髪色": "lids"}))
+
+
+def test_a_schedule_is_one():
+    with pytest.raises(TypeError, match=r"schedule is 2; give one, such as Every\(n_epochs=2\)"):
+        make_bias(schedule=2)
 
 
 def test_what_does_not_run_is_warned_of_once(tmp_path):

@@ -400,6 +400,30 @@ def test_refuses_a_second_one(tmp_path):
         train(tmp_path, [RightReasons(2, "binary", weight=1.0), RightReasons(2, "binary", weight=1.0)])
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"context": 2, "randomiser": ContextRandomiser("swap", 1.0)}, "context=2 is the region, which must stay"),
+        ({"context": 1, "weight": 1.0}, "context=1 is for a randomiser=, and there is none"),
+    ],
+)
+def test_context_has_to_be_one(options, text):
+    with pytest.raises(ValueError, match=text):
+        RightReasons(2, "binary", **options)
+
+
+def test_a_penalty_needs_images_with_a_gradient(tmp_path):
+    class Bytes(SGDNet):
+        def forward(self, x):
+            return super().forward(x.float())
+
+        def training_step(self, batch, batch_idx):
+            return super().training_step([(batch[0] * 255).byte(), *batch[1:]], batch_idx)
+
+    with pytest.raises(ValueError, match=r"right_reasons: images are torch.uint8; a gradient penalty needs floating"):
+        train(tmp_path, [RightReasons(2, "binary", weight=1.0)], Bytes(), max_epochs=1)
+
+
 @pytest.mark.parametrize("options", [{}, {"weight": Ramp(0.0)}])
 def test_says_that_it_has_nothing_to_do(tmp_path, options):
     with pytest.warns(UserWarning, match="right_reasons: nothing to do: the weight is 0; give weight=, or a random"):

@@ -9,6 +9,7 @@ from torch import nn
 from lightning_interp.checks.swap import Swap
 from lightning_interp.data.probe import Labels
 from lightning_interp.errors import DatasetError
+from lightning_interp.report.verdict import verdict
 from tests.helpers.bias import (
     LID,
     LIDS,
@@ -327,6 +328,41 @@ def test_regions_that_no_image_shows_together_are_told_of():
     assert ask(Additive(6, 4), all_versions(), checks=["occlusion", "swap"]).missing == {}
 
 
+def test_what_was_not_measured_is_no_want_of_signal():
+    def regions(item):
+        none = torch.zeros_like(MOUTH)
+        return {"mouth": MOUTH if item.index % 2 else none, "lids": none if item.index % 2 else LIDS}
+
+    result = ask(Additive(6, 0), all_versions(), regions=regions, checks=["occlusion", "swap"])
+    assert result.signal == {}
+    lines = verdict(result, {})
+    assert lines[0] == "lipstick: reliance on makeup (lids) was not measured"
+    assert not any("no signal" in line for line in lines)
+
+
+def test_a_context_of_one_value_has_no_donors():
+    rows = [(face, face % 2, 1) for face in range(12)]
+    result = ask(Additive(6, 4), TinyFaces(rows), checks=["swap", "occlusion"])
+    assert result.missing == {"swap": "no scr/makeup: too few images that show 'lids' have one value of 'makeup'"}
+    assert math.isnan(result.scores["scr/makeup"].value)
+
+
+def test_a_fill_named_twice_counts_once():
+    once, twice = (ask(Additive(6, 4), biased(), fills=fills) for fills in (["grey"], ["grey", "grey"]))
+    assert once.scores == twice.scores
+
+
+def test_the_picture_shows_a_context_of_the_other_value():
+    """On biased faces a donor of the other lipstick mostly has the other make-up; not where the two disagree."""
+    model, probe = Additive(0.0, 8.0), biased()
+    shown = ask(model, probe, examples=4).examples
+    assert len(shown) == 4
+    for example in shown:
+        before, after = (version.logit for version in (example.versions[0], example.versions[-1]))
+        assert example.versions[-1].caption == "other lids"
+        assert (before > 0) != (after > 0)
+
+
 def test_hiding_a_context_leaves_the_region_in_sight():
     """A network of the mouth alone does not rely on the face around it."""
     face = torch.zeros_like(MOUTH)
@@ -360,3 +396,16 @@ def test_attributes_that_cannot_be_set_are_left_out(settable, known, why):
     assert result.missing.get("exact") == why
     names = [f"exact_reliance/{context}" for context in ("makeup", "third")]
     assert [name in result.scores and not math.isnan(result.scores[name].value) for name in names] == known
+
+
+class Refuses(Remakeable):
+    """As a user would write it: a table of what can be set."""
+
+    def counterfactuals(self, indices, do):
+        return super().counterfactuals(indices, {name: {"lipstick": value}[name] for name, value in do.items()})
+
+
+def test_a_context_that_cannot_be_set_may_be_refused_by_any_error():
+    result = ask(Additive(8, 2), biased(kind=Refuses), checks=["exact", "occlusion"])
+    assert result.missing == {"exact": "'makeup' cannot be set: KeyError: 'makeup'"}
+    assert not math.isnan(result.scores["crr/makeup"].value)

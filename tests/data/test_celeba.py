@@ -15,6 +15,7 @@ from PIL import Image
 
 from lightning_interp.data.celeba import CelebA, CelebAMaskHQ
 from lightning_interp.data.files import write_manifest
+from lightning_interp.data.part_regions import default_regions
 from lightning_interp.data.probe import Concept
 from lightning_interp.dissect import dissect
 from lightning_interp.errors import DatasetError
@@ -143,6 +144,20 @@ def test_a_part_of_the_data_opens(root: Path) -> None:
     assert [Path(name).name for name in probe.photos] == [FILES[i] for i in (1, 2, 3, 5)]
     assert probe.facts(0)["attributes"]["Wearing_Lipstick"] == int(attribute_values(2)["Wearing_Lipstick"] == 1)
     assert set(probe.facts(0)) == {"attributes"}
+
+
+def test_regions_by_landmarks_that_the_first_photo_lacks(root: Path) -> None:
+    rows = {name: points for name, points in landmarks().items() if name != FILES[0]}
+    (root / "list_landmarks_align_celeba.txt").write_text(text_table(rows, POINTS, 5))
+    probe = CelebA(root)
+    assert "landmarks" not in probe.facts(0)
+    assert "mouth" in default_regions(probe).names
+
+
+def test_a_table_of_one_attribute(root: Path) -> None:
+    values = {name: [1 if i % 2 else -1] for i, name in enumerate(FILES)}
+    (root / "list_attr_celeba.txt").write_text(text_table(values, ["Smiling"], 6))
+    assert [CelebA(root).facts(i)["attributes"] for i in range(2)] == [{"Smiling": 0}, {"Smiling": 1}]
 
 
 def test_landmarks_follow_crop_and_scale(root: Path) -> None:

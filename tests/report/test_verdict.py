@@ -57,6 +57,13 @@ def test_the_surest_check_is_the_headline():
     assert "no shortcut seen: 10 %" in one_context(**checks)[0]
 
 
+def test_names_with_slashes_alarm_as_others():
+    told = alarms([{"epoch": 0, "scalars": {"lip/crr/make/up": 0.9}}], 0.5)
+    assert told == {
+        ("lip", "make/up"): "lip: reliance on make/up is 90 % (by hiding parts), 50 % or more since epoch 0"
+    }
+
+
 def test_a_ratio_of_two_small_effects_is_no_shortcut():
     # A network that looks at the eyes only, asked about the hair: 0.19 / (0.19 + 0.04).
     small = {"crr__makeup": 0.83, "e_context__makeup": -0.19, "e_region": 0.04}
@@ -83,7 +90,7 @@ def test_no_signal_is_said_instead_of_ratios(accuracy):
         signal={"makeup": False, "blond": False},
     )
     assert verdict(silent, {}) == [
-        "lipstick: no signal yet: the network does not know lipstick better than chance",
+        "lipstick: no signal yet: the network's answers tell lipstick no better than chance",
         "left out: slices: the layer has no embedding",
     ]
 
