@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import context_bias, explanatory_graph, filter_loss
 from benchmarks.dissection import race
-from benchmarks.known_answers import BANDS, Run, answer, bands, draw, show
+from benchmarks.known_answers import BANDS, SPLITS, Run, answer, bands, diagnosers, draw, show
 from lightning_interp.checks import CHECKS
 from recipes.rendered_faces.module import FaceAttributes
 from tests.helpers.quiet import LIGHTNING_NOISE
@@ -62,6 +62,14 @@ def test_bands_hold_for_right_figures_and_fail_for_wrong_ones():
         failed = [claim for claim, holds, _ in bands(right | wrong) if not holds]
         for claim in claims:
             assert any(text.startswith(claim) for text in failed), claim
+
+
+def test_networks_are_asked_on_one_biased_set_on_their_own_and_on_an_unbiased_one():
+    asking = diagnosers(Run(0.5, 0, biased=12, unbiased=8), dict.fromkeys(SPLITS, ("groups",)))
+    probes = {split: diagnoser.probe for split, diagnoser in asking.items()}
+    rhos = {split: probe.correlations["makeup"] for split, probe in probes.items()}
+    assert rhos == {"biased": 0.95, "as trained": 0.5, "unbiased": 0.0}
+    assert [len(probe) for probe in probes.values()] == [12, 12, 8]
 
 
 @pytest.mark.slow

@@ -228,14 +228,16 @@ def test_scores_are_there_to_be_monitored_wherever_a_training_goes_on(tmp_path):
     assert [entry["epoch"] for entry in second[0].history] == [0, 3]
 
 
-def test_a_reminder_is_no_point_in_the_log(tmp_path):
-    logged = []
+def test_only_what_was_probed_is_a_point_in_the_log_of_a_resume(tmp_path):
+    logged, tag = [], "dissect/features.4/detectors"
 
     class Recorder(CSVLogger):
         def log_metrics(self, metrics, step=None):
-            logged.extend(name for name in metrics if name.startswith("dissect/"))
+            logged.extend((metrics["epoch"], step) for name in metrics if name == tag)
 
     train(tmp_path, [make_dissection(schedule=Every(3, at_end=False))], 2)
     options = {"logger": Recorder(tmp_path)}
-    train(tmp_path, [make_dissection(schedule=Every(3, at_end=False))], 3, resume=tmp_path / "last.ckpt", **options)
-    assert logged == []
+    dissection = make_dissection(schedule=Every(3, at_end=False))
+    train(tmp_path, [dissection], 5, resume=tmp_path / "last.ckpt", **options)
+    assert [entry["epoch"] for entry in dissection.history] == [0, 3]
+    assert [epoch for epoch, _ in logged] == [3]
