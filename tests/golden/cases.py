@@ -12,7 +12,9 @@ from unittest import mock
 import pytorch_lightning
 import torch
 import yaml
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from lightning_interp import (
     ContextBias,
@@ -271,7 +273,7 @@ def make_bias(**options):
 
 def make_small_bias():
     """Of few checks, so that its checkpoint is small."""
-    return make_bias(checks=("groups", "occlusion"))
+    return make_bias(checks=("occlusion",), max_samples=20)
 
 
 def make_location(**options):
@@ -285,6 +287,11 @@ def make_parts(**options):
 def make_graph(**options):
     options = {"options": GraphOptions(**GRAPH), "batch_size": 16, "schedule": Every()} | options
     return ExplanatoryGraph(faces(24), LAYERS, **options)
+
+
+def make_small_graph():
+    """Soon learnt."""
+    return make_graph(options=GraphOptions(patterns=2, iterations=2, parents=2), max_samples=12)
 
 
 def fit_dissection(folder):
@@ -309,6 +316,35 @@ def fit_graph(folder):
 
 def fit_graph_at_end(folder):
     return _fit(folder, make_graph(schedule=None))
+
+
+def tensorboard_tags(folder):
+    """What is shown in TensorBoard, by kind, and the layout of its charts, of all that watches in one training."""
+    schedule = Every()
+    watching = [
+        make_dissection(schedule=schedule, max_samples=16),
+        make_bias(schedule=schedule, max_samples=16, checks=("groups", "occlusion", "swap", "exact", "relations")),
+        make_location(schedule=schedule, max_samples=16),
+        make_parts(schedule=schedule, max_samples=16),
+        make_small_graph(),
+    ]
+    logger = TensorBoardLogger(folder)
+    trainer = make_trainer(folder, watching, logger=logger, max_epochs=1)
+    trainer.fit(GoldenModule(), face_loader(8), face_loader(8))
+    events = EventAccumulator(logger.log_dir, {"scalars": 0, "images": 1, "tensors": 1, "histograms": 1}).Reload()
+    # Scalars are frozen with their values elsewhere.
+    kinds = {kind: sorted(events.Tags()[kind]) for kind in ("images", "histograms", "tensors")}
+    (layout,) = events.Tensors("custom_scalars__config__")[-1].tensor_proto.string_val
+    charts = [
+        [category.title, chart.title, *chart.multiline.tag, *_margins(chart)]
+        for category in Layout.FromString(layout).category
+        for chart in category.chart
+    ]
+    return freeze({"tags": kinds, "charts": charts})
+
+
+def _margins(chart):
+    return [tag for series in chart.margin.series for tag in (series.value, series.lower, series.upper)]
 
 
 def fit_filters(folder):
@@ -404,7 +440,7 @@ CASES = {
     for each in (
         *(pictures, dissect_cvpr2017, dissect_pnas2020, dissect_receptive_field, bias_all_checks, bias_some_checks),
         *(parts_cvpr2018, parts_aaai2018, graph_with_landmarks, graph_with_flips),
-        *(fit_dissection, fit_bias, fit_location, fit_parts, fit_graph, fit_graph_at_end),
+        *(fit_dissection, fit_bias, fit_location, fit_parts, fit_graph, fit_graph_at_end, tensorboard_tags),
         *(fit_filters, fit_filters_compact, fit_right_reasons, command_dissect, command_graph),
     )
 }
