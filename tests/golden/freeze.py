@@ -110,7 +110,8 @@ def differences(frozen, found):
     """In words, every field that is missing, new or another, with by how much."""
     told = [f"{path}: is gone; it was {_short(frozen[path])}" for path in frozen if path not in found]
     told += [f"{path}: is new: {_short(found[path])}" for path in found if path not in frozen]
-    for path in (path for path in frozen if path in found):
+    # Scores by their names before the sums of tables that hold them.
+    for path in sorted((path for path in frozen if path in found), key=lambda path: ": " not in path):
         told += _compare(path, frozen[path], found[path])
     return told
 

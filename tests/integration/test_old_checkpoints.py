@@ -1,4 +1,4 @@
-"""Checkpoints of an earlier version go on: those in `tests/golden/checkpoints`, of two epochs with one callback each."""
+"""Checkpoints of an earlier version go on: those in `tests/golden/checkpoints`, of two epochs, one callback each."""
 
 import pytest
 import torch
