@@ -84,7 +84,7 @@ def make_recorder(package="pytorch_lightning"):
             self.trace = []
 
         def note(self, when, trainer, module, batch=None):
-            own = {k: v for k, v in trainer.callback_metrics.items() if not k.startswith("dissect")}
+            own = {k: v for k, v in trainer.callback_metrics.items() if "/" not in k}  # those of callbacks have one
             entry = {"when": when, "step": trainer.global_step, "batch": digest(batch), "random": random_state()}
             entry |= {"metrics": digest(own), "optimizers": digest([o.state_dict() for o in trainer.optimizers])}
             self.trace.append(entry | global_flags() | module_state(module))

@@ -1,0 +1,237 @@
+"""One row a method, and what every question of the contract needs to be put to it: ``tests/test_contract.py``.
+
+To put all questions to a new method, add a row. Only public names are used: rows outlive the modules that they measure.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import nn
+
+from lightning_interp import (
+    BiasResult,
+    ContextBias,
+    DatasetError,
+    DissectionResult,
+    Every,
+    ExplanatoryGraph,
+    GraphOptions,
+    GraphResult,
+    LocationInstability,
+    NetworkDissection,
+    PartInterpretability,
+    PartResult,
+    RenderedFaces,
+    diagnose,
+    dissect,
+    explanatory_graph,
+    load_bias,
+    load_parts,
+    load_result,
+    measure_parts,
+    save_bias,
+    save_parts,
+    save_result,
+)
+
+IMAGES = 17  # no number of processes and no size of batch divides it
+BATCH = 5
+SIDE = 32  # of probe images; those of the training are smaller, so that a network can tell which it sees
+TOP, BELOW = "features.5", "features.2"
+
+
+class Faces(RenderedFaces):
+    """Rendered faces of 0 and 255 alone, so that no sum of an exact network is rounded, whatever the size of a batch.
+
+    Args:
+        seed: Another one gives another probe set.
+        damaged: Images that cannot be read.
+
+    Attributes:
+        read: The images that were read, in order.
+    """
+
+    def __init__(self, seed: int = 0, damaged: tuple[int, ...] = ()) -> None:
+        super().__init__(IMAGES, size=SIDE, seed=seed, correlations={"makeup": 0.5})
+        self.damaged = damaged
+        self.read: list[int] = []
+
+    def image(self, index):
+        self.read.append(index)
+        if index in self.damaged:
+            raise DatasetError(f"face_{index}.png: cannot be decoded")
+        return _two_values(super().image(index))
+
+    def counterfactuals(self, indices, do):
+        return _two_values(super().counterfactuals(indices, do))
+
+
+def _two_values(picture):
+    return (picture > 127).byte() * 255
+
+
+class Network(LightningModule):
+    """Two convolutions and two logits; seeded, and noting its losses.
+
+    Args:
+        dropout: 0 for a training that goes on as if it had not been interrupted: random states are not saved.
+        exact: No batch statistics, and weights in steps of 1/16: no sum is rounded.
+    """
+
+    def __init__(self, dropout: float = 0.2, exact: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 6, 3, stride=2, padding=1),
+            nn.Identity() if exact else nn.BatchNorm2d(6),
+            nn.ReLU(inplace=True),
+            nn.Dropout2d(dropout),
+            nn.Conv2d(6, 5, 3, stride=2, padding=1),
+            nn.ReLU(inplace=True),
+        )
+        self.head = nn.Linear(5, 2)
+        self.losses: list[float] = []
+        if exact:
+            for weights in self.parameters():
+                weights.data = (weights.data * 16).round() / 16
+
+    def forward(self, x):
+        return self.head(self.features(x).mean((2, 3)))
+
+    def training_step(self, batch, batch_idx):
+        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
+        self.losses.append(loss.item())
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method.
+
+    Args:
+        name: Of the callback, hence first part of every tag.
+        callback: Its class.
+        function: The same outside of training.
+        result: What both give.
+        options: What both take beside the probe set, as a config file could have it.
+        shown: What the callback takes beyond that, as a config file could have it.
+        asked_of: What the function takes beyond that.
+        save: Writes a result to a folder.
+        load: Reads it.
+        monitor: A score that is never NaN, to choose checkpoints by.
+        unsaved: Fields of the result that are neither saved nor on any process but the first.
+        versions: In how many versions the network is to see an image, at most.
+        tries: Whether a trial run measures anything.
+        draws: Whether it draws pictures.
+        verb: Of the command line; None if it has none.
+        fails_today: By question (the name of a test without ``test_``), why the method fails it.
+    """
+
+    name: str
+    callback: type
+    function: Callable[..., Any]
+    result: type
+    options: Mapping[str, Any]
+    save: Callable[[Any, Path], Path]
+    load: Callable[[Path], Any]
+    monitor: str
+    shown: Mapping[str, Any] = field(default_factory=dict)
+    asked_of: Mapping[str, Any] = field(default_factory=dict)
+    unsaved: tuple[str, ...] = ()
+    versions: int = 1
+    tries: bool = True
+    draws: bool = True
+    verb: str | None = None
+    fails_today: Mapping[str, str] = field(default_factory=dict)
+
+    def make(self, probe: Faces | None = None, **options: Any) -> Any:
+        """The callback; it probes before training and after every epoch."""
+        own = {"schedule": Every(at_start=True), "batch_size": BATCH} | dict(self.shown) | options
+        if isinstance(own.get("options"), dict):
+            own["options"] = GraphOptions(**own["options"])
+        return self.callback(probe or Faces(), **self.options, **own)
+
+    def measure(self, model: nn.Module, probe: Faces | None = None, **options: Any) -> Any:
+        """What the function finds."""
+        own = {"batch_size": BATCH} | dict(self.asked_of) | options
+        return self.function(model, probe or Faces(), **self.options, **own)
+
+
+_GOES_ON = "goes on with the history of another probe set"
+_LEARNING = {"patterns": 2, "parents": 3, "candidates": 6, "iterations": 4}
+
+ROWS = (
+    Row(
+        name="dissect",
+        callback=NetworkDissection,
+        function=dissect,
+        result=DissectionResult,
+        options={"layers": [TOP], "quantile": 0.05, "top_k": 2},
+        shown={"gallery_rows": 2},
+        save=save_result,
+        load=load_result,
+        monitor=f"dissect/{TOP}/detectors",
+        verb="dissect",
+        fails_today={"result_prints_as_one_line": "prints every array"},
+    ),
+    Row(
+        name="bias",
+        callback=ContextBias,
+        function=diagnose,
+        result=BiasResult,
+        options={"target": "lipstick", "region": "mouth", "contexts": {"makeup": "eyes"}, "examples": 1},
+        save=save_bias,
+        load=load_bias,
+        monitor="bias/lipstick/accuracy",
+        unsaved=("examples",),
+        versions=40,
+    ),
+    Row(
+        name="location",
+        callback=LocationInstability,
+        function=measure_parts,
+        result=PartResult,
+        options={"layers": [TOP]},
+        shown={"gallery_rows": 2},
+        asked_of={"measures": ["location", "purity"]},
+        save=save_parts,
+        load=load_parts,
+        monitor=f"location/{TOP}/dead",
+    ),
+    Row(
+        name="parts",
+        callback=PartInterpretability,
+        function=measure_parts,
+        result=PartResult,
+        options={"layers": [TOP]},
+        asked_of={"measures": ["purity", "interpretability"]},
+        save=save_parts,
+        load=load_parts,
+        monitor=f"parts/{TOP}/dead",
+        draws=False,
+    ),
+    Row(
+        name="graph",
+        callback=ExplanatoryGraph,
+        function=explanatory_graph,
+        result=GraphResult,
+        options={"layers": [TOP, BELOW]},
+        shown={"options": _LEARNING},
+        asked_of=_LEARNING,
+        save=GraphResult.save,
+        load=GraphResult.load,
+        monitor=f"graph/{TOP}/patterns",
+        tries=False,
+        verb="graph",
+    ),
+)
