@@ -224,6 +224,7 @@ def on_ranks(tmp_path_factory):
 
 
 @pytest.mark.ddp
+@pytest.mark.slow
 @of_every_method
 def test_training_on_two_processes_is_bit_equal(row, on_ranks):
     (one, _), (other, _) = on_ranks(2)
@@ -248,6 +249,7 @@ def alone():
 
 
 @pytest.mark.ddp
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 @of_every_method
 def test_processes_agree(row, world, on_ranks, alone):
@@ -276,7 +278,7 @@ def test_trial_run_looks_at_one_batch(row, tmp_path):
 
     module.register_forward_pre_hook(note)
     trainer = make_trainer(tmp_path, fast_dev_run=True, callbacks=[callback])
-    trainer.fit(module, loader(), loader())
+    trainer.fit(module, loader(), loader(shuffle=False))
     assert (callback.result is not None) == row.tries
     assert len(set(probe.read)) <= BATCH
     assert len(seen) <= row.versions * BATCH
@@ -473,7 +475,7 @@ def _own_process(monkeypatch, tmp_path):
 def test_command_line_finds_the_same(row, watch, tmp_path):
     if row.verb is None:
         pytest.skip("has no verb")
-    own = {"probe": {"class_path": "tests.contract.Faces"}, "batch_size": BATCH, **row.options, **row.shown}
+    own = {"probe": {"class_path": "tests.contract.Faces"}, "batch_size": BATCH, **row.options, **row.callback_alone}
     callback = {"class_path": f"lightning_interp.{row.callback.__name__}", "init_args": own}
     trainer = {"accelerator": "cpu", "logger": False, "callbacks": [callback]}
     model = {"class_path": "tests.contract.Network", "init_args": {"dropout": 0.0}}
