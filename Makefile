@@ -1,6 +1,8 @@
 # Everything runs in .venv, which is made when it is missing; `make demo` and `make test` are all one needs.
 PYTHON ?= python3
 BIN := .venv/bin
+# Processes of the tests, each with one core.
+WORKERS ?= 2
 
 .PHONY: demo test nightly lint bench
 
@@ -8,7 +10,7 @@ demo: .venv/ready-all  ## train on biased faces, see what the network looks at, 
 	$(BIN)/python -m recipes.lipstick.train
 
 test: .venv/ready-dev
-	$(BIN)/python -m pytest -ra --durations=10 --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -ra --durations=10 --cov --cov-report=term:skip-covered
 
 nightly: .venv/ready-dev  ## the tests that train networks for half an hour
 	$(BIN)/python -m pytest -ra -m nightly

@@ -6,6 +6,10 @@ import sys
 import threading
 from pathlib import Path
 
+# Workers share the machine, so each takes one core, as does every process of its tests. Torch reads it when imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +41,25 @@ def note_writing(event, args):
 
 
 sys.addaudithook(note_writing)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Which tests go to one worker: those that start processes, which never run side by side, and those that share."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        if item.get_closest_marker("ddp"):
+            item.add_marker(pytest.mark.xdist_group("processes"))
+        elif shares_a_fixture(item):
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT).as_posix()))
+
+
+def shares_a_fixture(item):
+    """Whether the test uses what its module makes once, which a second worker would have to make again."""
+    definitions = getattr(item, "_fixtureinfo", None)
+    every = definitions.name2fixturedefs.values() if definitions else []
+    return any(each.scope == "module" for several in every for each in several)
 
 
 def switches():

@@ -355,7 +355,6 @@ class Skips(Net):
         (Net(), {"region": lambda batch: None}, ValueError, "bool tensor"),
         (Net(), {"task": "multiclass", "weight": 1.0}, ValueError, "task='multiclass'"),
     ],
-    ids=str,
 )
 def test_refuses(tmp_path, module, options, error, text):
     callback = RightReasons(**{"region": 2, "task": "binary", "weight": 1.0} | options)
