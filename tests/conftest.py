@@ -1,8 +1,10 @@
-"""What no test may leave behind: changed switches, open figures, threads, files in the checkout."""
+"""What no test may leave behind: changed switches, open figures, threads, files in the checkout; what runs together."""
 
+import json
 import os
 import random
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -43,23 +45,64 @@ def note_writing(event, args):
 sys.addaudithook(note_writing)
 
 
+# --- Which tests run on one worker of pytest-xdist -------------------------------------------------------------------
+
+# By a file: xdist 3.8 loses the groups of --dist loadgroup with pytest 9.2 (pytest-dev/pytest-xdist#1386).
+GROUPS = pytest.StashKey[tempfile.TemporaryDirectory]()
+
+
+def group_of(item):
+    """The group that a test runs in: tests that start processes never run side by side; None for most."""
+    if asked := item.get_closest_marker("xdist_group"):
+        return asked.args[0]
+    if item.get_closest_marker("ddp"):
+        return "processes"
+    # What a module makes once, a second worker would have to make again.
+    fixtures = getattr(item, "_fixtureinfo", None)
+    shared = fixtures and any(each.scope == "module" for some in fixtures.name2fixturedefs.values() for each in some)
+    return str(item.path) if shared else None
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        config.stash[GROUPS] = folder = tempfile.TemporaryDirectory()
+        config.add_cleanup(folder.cleanup)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Tell a worker where to write the groups."""
+    node.workerinput["groups"] = os.path.join(node.config.stash[GROUPS].name, node.workerinput["workerid"])
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config, items):
-    """Which tests go to one worker: those that start processes, which never run side by side, and those that share."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        if item.get_closest_marker("ddp"):
-            item.add_marker(pytest.mark.xdist_group("processes"))
-        elif shares_a_fixture(item):
-            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT).as_posix()))
+def pytest_collection_finish(session):
+    """On a worker: write them, before xdist tells that the tests are collected."""
+    if hasattr(session.config, "workerinput"):
+        groups = {item.nodeid: group for item in session.items if (group := group_of(item))}
+        Path(session.config.workerinput["groups"]).write_text(json.dumps(groups))
 
 
-def shares_a_fixture(item):
-    """Whether the test uses what its module makes once, which a second worker would have to make again."""
-    definitions = getattr(item, "_fixtureinfo", None)
-    every = definitions.name2fixturedefs.values() if definitions else []
-    return any(each.scope == "module" for several in every for each in several)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def schedule(self):
+            self.groups = {}
+            for file in Path(config.stash[GROUPS].name).iterdir():
+                self.groups |= json.loads(file.read_text())
+            super().schedule()
+
+        def _split_scope(self, nodeid):
+            return self.groups.get(nodeid, nodeid)
+
+    return Scheduling(config, log)
+
+
+# --- What is compared around each test -------------------------------------------------------------------------------
 
 
 def switches():
