@@ -25,6 +25,7 @@ from lightning_interp.logging.artifacts import Figure, Image
 from lightning_interp.logging.decoder_files import save_decoder
 from lightning_interp.logging.files import write_safetensors
 from lightning_interp.modules import UpConvolution
+from lightning_interp.viz import gallery, graph_patches
 from tests.helpers.absent import hide
 from tests.helpers.graphs import TRAINED, assert_same_graph, make_explanation
 from tests.helpers.harmless import seed_all
@@ -582,7 +583,10 @@ def test_others_show_what_they_find_where_there_is_no_graph(tmp_path, order):
 
 def test_without_matplotlib_there_are_no_figures_but_all_else(tmp_path, monkeypatch):
     hide(monkeypatch, {"matplotlib"})
-    monkeypatch.setattr(explanatory_graph, "available", lambda name: name != "matplotlib")
+    for module in (explanatory_graph, gallery):
+        monkeypatch.setattr(module, "available", lambda name: name != "matplotlib")
+    # Neither the fonts of the tests before are taken, nor are these left to the tests after.
+    monkeypatch.setattr(graph_patches, "scalable_font", gallery.scalable_font.__wrapped__)
     explaining = make_explanation(on_error="raise")
     train(tmp_path, [explaining], logger=tensorboard(tmp_path))
     assert set(read_back(tmp_path).Tags()["images"]) == {f"graph/{layer}/patches" for layer in TRAINED}
