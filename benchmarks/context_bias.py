@@ -9,8 +9,8 @@ import time
 import torch
 
 from lightning_interp import RenderedFaces
-from lightning_interp.bias import Diagnoser
-from lightning_interp.checks import CHECKS, DEFAULT_CHECKS
+from lightning_interp.methods.bias.checks import CHECKS, DEFAULT_CHECKS
+from lightning_interp.methods.bias.engine import Diagnoser
 from recipes.rendered_faces.module import ATTRIBUTES, FaceAttributes
 
 QUESTION = {"target": "lipstick", "region": "mouth", "contexts": {"makeup": "eyes", "blond": "hair"}}

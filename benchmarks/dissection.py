@@ -20,11 +20,11 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_interp.data.bank import LabelEncoder
+from lightning_interp.data.labels import LabelEncoder
 from lightning_interp.data.loading import probe_batches
 from lightning_interp.data.probe import BRODEN_CATEGORIES, Concept, Labels, ProbeSet
-from lightning_interp.dissect import Dissector
-from lightning_interp.options import make_options
+from lightning_interp.methods.dissection.engine import Dissector
+from lightning_interp.methods.dissection.options import make_options
 from lightning_interp.probing.runner import prepare
 
 STAGES = ["layer1", "layer2", "layer3", "layer4"]
@@ -125,7 +125,7 @@ def against_forward(device, precision_name, images, rounds, batch_size=32):
     last, every = dissector(probe, ["layer4"], batch_size), dissector(probe, STAGES, batch_size)
 
     def without_chance():
-        with patch("lightning_interp.sweep.cyclic_partners", return_value={}):
+        with patch("lightning_interp.methods.dissection.study.cyclic_partners", return_value={}):
             last(model, forward=forward)
 
     seconds = race(

@@ -18,11 +18,11 @@ import torch
 
 from benchmarks.dissection import high_water
 from lightning_interp.functional.upsampling import Axis, Grid
-from lightning_interp.graphs.aaai2018 import learn_alone
-from lightning_interp.graphs.chunks import BYTE_BUDGET
-from lightning_interp.graphs.infer import LayerMaps
-from lightning_interp.graphs.learn import learn_graph
-from lightning_interp.graphs.options import GraphOptions
+from lightning_interp.methods.graph.maths.aaai2018 import learn_alone
+from lightning_interp.methods.graph.maths.chunks import BYTE_BUDGET
+from lightning_interp.methods.graph.maths.infer import LayerMaps
+from lightning_interp.methods.graph.maths.learn import learn_graph
+from lightning_interp.methods.graph.options import GraphOptions
 
 IMAGES, FILTERS, PATTERNS, SIDE, ITERATIONS = 60, 672, 20, 14, 20
 # Poses are this project's own; without them, and by default.

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from lightning_interp import AnimalPart
-from lightning_interp.data.part_tables import category_table, landmark_table
+from lightning_interp.data.landmarks import category_table, landmark_table
 from lightning_interp.data.probe import ProbeSet
-from lightning_interp.functional.part_location import find_peaks, peak_points
-from lightning_interp.graph_engine import explanatory_graph, infer_images
-from lightning_interp.graph_results import GraphResult
-from lightning_interp.graphs.and_or import Label, Latent, latent_patterns, learn_part, locate
+from lightning_interp.functional.peaks import find_peaks, peak_points
+from lightning_interp.methods.graph.engine import explanatory_graph, infer_images
+from lightning_interp.methods.graph.maths.and_or import Label, Latent, latent_patterns, learn_part, locate
+from lightning_interp.methods.graph.result import GraphResult
 from lightning_interp.probing.layers import resolve_layers
 from lightning_interp.probing.session import probing
 from lightning_interp.probing.tap import tap

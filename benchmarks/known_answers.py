@@ -24,10 +24,10 @@ import torch
 from torch import nn
 
 from lightning_interp import RenderedFaces
-from lightning_interp.bias import Diagnoser
-from lightning_interp.checks import DEFAULT_CHECKS
-from lightning_interp.functional.relations import average_precision
-from lightning_interp.logging.files import write_text
+from lightning_interp.methods.bias.checks import DEFAULT_CHECKS
+from lightning_interp.methods.bias.engine import Diagnoser
+from lightning_interp.methods.bias.maths.relations import average_precision
+from lightning_interp.results.files import write_text
 from recipes.rendered_faces.module import ATTRIBUTES, block
 
 # How make-up goes with lipstick on the faces to ask about; None is as on those that were learnt from.

@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lightning_interp.bias import diagnose
 from lightning_interp.data import FacesWithParts, Recoloured
 from lightning_interp.data.probe import ProbeSet
-from lightning_interp.logging.files import write_png
-from lightning_interp.report.verdict import verdict
-from lightning_interp.viz.interventions import intervention_gallery
+from lightning_interp.methods.bias.engine import diagnose
+from lightning_interp.methods.bias.figures.interventions import intervention_gallery
+from lightning_interp.methods.bias.verdict import verdict
+from lightning_interp.results.files import write_png
 from recipes.rendered_faces.module import block
 
 SIZE = 64

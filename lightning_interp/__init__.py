@@ -6,15 +6,7 @@ Add callbacks to the ``Trainer``, to watch (:class:`NetworkDissection`, :class:`
 :func:`diagnose`, :func:`measure_parts`, :func:`explanatory_graph`); the probe sets are in :mod:`lightning_interp.data`.
 """
 
-from lightning_interp.bias import diagnose
-from lightning_interp.bias_results import BiasResult
-from lightning_interp.callbacks.context_bias import ContextBias
-from lightning_interp.callbacks.dissection import NetworkDissection
-from lightning_interp.callbacks.explanatory_graph import ExplanatoryGraph
-from lightning_interp.callbacks.interpretable_filters import InterpretableFilters
-from lightning_interp.callbacks.location import LocationInstability
-from lightning_interp.callbacks.part_interpretability import PartInterpretability
-from lightning_interp.callbacks.right_reasons import RightReasons
+from lightning_interp._moved import keep_old_paths
 from lightning_interp.data import (
     AnimalPart,
     Broden,
@@ -33,7 +25,6 @@ from lightning_interp.data import (
     VOCParts,
     VOCProbe,
 )
-from lightning_interp.dissect import dissect
 from lightning_interp.errors import (
     DatasetError,
     InterpError,
@@ -42,19 +33,30 @@ from lightning_interp.errors import (
     ProbeError,
     ResponseError,
 )
-from lightning_interp.graph_engine import explanatory_graph
-from lightning_interp.graph_results import GraphResult, Inference, LayerPatterns, PatternLayer
-from lightning_interp.graphs.options import GraphOptions
-from lightning_interp.logging.bias_files import load_bias, save_bias
-from lightning_interp.logging.files import load_result, save_result
-from lightning_interp.logging.part_files import load_parts, save_parts
-from lightning_interp.part_results import LayerParts, PartResult
-from lightning_interp.parts import measure_parts
-from lightning_interp.probing.occlusion_fields import OcclusionFields, occlusion_fields
-from lightning_interp.results import DissectionResult, LayerDissection
+from lightning_interp.methods.bias.callback import ContextBias
+from lightning_interp.methods.bias.engine import diagnose
+from lightning_interp.methods.bias.files import load_bias, save_bias
+from lightning_interp.methods.bias.result import BiasResult
+from lightning_interp.methods.dissection.callback import NetworkDissection
+from lightning_interp.methods.dissection.engine import dissect
+from lightning_interp.methods.dissection.files import load_result, save_result
+from lightning_interp.methods.dissection.result import DissectionResult, LayerDissection
+from lightning_interp.methods.fields.engine import OcclusionFields, occlusion_fields
+from lightning_interp.methods.filters.callback import InterpretableFilters
+from lightning_interp.methods.graph.callback import ExplanatoryGraph
+from lightning_interp.methods.graph.engine import explanatory_graph
+from lightning_interp.methods.graph.options import GraphOptions
+from lightning_interp.methods.graph.result import GraphResult, Inference, LayerPatterns, PatternLayer
+from lightning_interp.methods.parts.callback import LocationInstability, PartInterpretability
+from lightning_interp.methods.parts.engine import measure_parts
+from lightning_interp.methods.parts.files import load_parts, save_parts
+from lightning_interp.methods.parts.result import LayerParts, PartResult
+from lightning_interp.methods.right_reasons.callback import RightReasons
 from lightning_interp.schedule import Every
 
 __version__ = "0.1.0"
+
+keep_old_paths()
 
 __all__ = [
     "AnimalPart",

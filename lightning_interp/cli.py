@@ -8,20 +8,19 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING
 
 from lightning_interp._extras import require
 from lightning_interp._lightning import LightningDataModule, LightningModule, Trainer, cli_package
-from lightning_interp.callbacks.dissection import NetworkDissection
-from lightning_interp.callbacks.explanatory_graph import PAGE, ExplanatoryGraph
-from lightning_interp.cli_graph import run_graph
 from lightning_interp.errors import InterpError
-from lightning_interp.logging.files import save_result
-from lightning_interp.report.console import unit_lines
-from lightning_interp.report.html import write_report
-from lightning_interp.results import DissectionResult
+from lightning_interp.methods.dissection.callback import NetworkDissection
+from lightning_interp.methods.dissection.console import unit_lines
+from lightning_interp.methods.dissection.files import save_result
+from lightning_interp.methods.dissection.page import write_report
+from lightning_interp.methods.dissection.result import DissectionResult
+from lightning_interp.methods.graph.callback import PAGE, ExplanatoryGraph
+from lightning_interp.methods.graph.cli import run_graph
+from lightning_interp.probing.checkpoint import load_checkpoint
 
 if TYPE_CHECKING:
     from pytorch_lightning.cli import LightningCLI
@@ -113,27 +112,6 @@ class DissectionTrainer(Trainer):
             assert graph is not None  # only should_stop stops it
             callback.save(graph, folder)
             print(f"{sum(map(len, graph.layers))} patterns in {graph.seconds:.1f} s: {folder / PAGE}")
-
-
-def load_checkpoint(model: LightningModule, path: Path) -> dict[str, Any]:
-    """Fill a network from a checkpoint of Lightning or a state dict, and tell when it was written.
-
-    Returns:
-        ``checkpoint``, and ``epoch`` and ``global_step`` where the file says them.
-
-    Raises:
-        InterpError: If the file cannot be read safely or does not fit the network.
-    """
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        weights = saved.get("state_dict", saved)
-        model.load_state_dict(weights)
-    except Exception as error:
-        # The reader of a file that is no checkpoint may fail in any way.
-        text = " ".join(str(error).split())
-        raise InterpError(f"cannot load {path}: {type(error).__name__}: {text[:300]}") from error
-    when = {key: saved[key] for key in ("epoch", "global_step") if weights is not saved and key in saved}
-    return {"checkpoint": path.name, **when}
 
 
 def show_progress(done: int, total: int) -> None:

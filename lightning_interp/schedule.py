@@ -1,4 +1,4 @@
-"""When to probe."""
+"""When to probe, and how much a loss weighs as training goes on."""
 
 from dataclasses import dataclass
 
@@ -43,3 +43,46 @@ class Every:
             return True
         last_epoch = self.at_end and max_epochs is not None and epoch == max_epochs - 1
         return epoch - last_probed >= self.n_epochs or (last_epoch and epoch > last_probed)
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """A weight that is 0 at first, then grows in equal steps, then stays or decays.
+
+    Args:
+        weight: Its final value, at least 0.
+        start_epoch: First epoch, from 0, in which it is not 0.
+        epochs: Steps to the final value, one an epoch; 1 for all at once.
+        decay: From then on divide it by 1, 2, 3 and so on, one an epoch: the 1/t of the t-th epoch by which
+            interpretable CNNs (Zhang, Wu, Zhu, CVPR 2018, and their code) weigh their filter loss.
+
+    Raises:
+        ValueError: If the weight or ``start_epoch`` is negative, or ``epochs`` below 1.
+
+    Example:
+        >>> [Ramp(8.0, start_epoch=1, epochs=4).at(epoch) for epoch in range(6)]
+        [0.0, 2.0, 4.0, 6.0, 8.0, 8.0]
+        >>> [Ramp(8.0, start_epoch=1, decay=True).at(epoch) for epoch in range(5)]
+        [0.0, 8.0, 4.0, 2.6666666666666665, 2.0]
+    """
+
+    weight: float
+    start_epoch: int = 0
+    epochs: int = 1
+    decay: bool = False
+
+    def __post_init__(self) -> None:
+        # Not "weight < 0", which a NaN would pass.
+        if not self.weight >= 0 or self.start_epoch < 0 or self.epochs < 1:
+            raise ValueError(f"{self}: the weight and start_epoch must be at least 0, epochs at least 1")
+
+    def at(self, epoch: int) -> float:
+        """The weight in ``epoch``, from 0."""
+        step = max(epoch + 1 - self.start_epoch, 0)
+        divisor = max(step - self.epochs, 0) + 1 if self.decay else 1
+        return float(self.weight) * min(step, self.epochs) / self.epochs / divisor
+
+
+def as_ramp(weight: float | Ramp) -> Ramp:
+    """A plain number is a weight that never changes."""
+    return weight if isinstance(weight, Ramp) else Ramp(weight)

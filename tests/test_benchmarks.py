@@ -9,7 +9,7 @@ import pytest
 from benchmarks import context_bias, explanatory_graph, filter_loss
 from benchmarks.dissection import race
 from benchmarks.known_answers import BANDS, SPLITS, Run, answer, bands, diagnosers, draw, show
-from lightning_interp.checks import CHECKS
+from lightning_interp.methods.bias.checks import CHECKS
 from recipes.rendered_faces.module import FaceAttributes
 from tests.helpers.quiet import LIGHTNING_NOISE
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from benchmarks import few_shot_parts as bench
 from lightning_interp import RenderedFaces
-from lightning_interp.graph_engine import explanatory_graph
-from tests.graphs.test_and_or import planted
+from lightning_interp.methods.graph.engine import explanatory_graph
+from tests.methods.graph.maths.test_and_or import planted
 
 
 def test_votes_find_what_a_constant_cannot(monkeypatch):

@@ -11,7 +11,7 @@ from pytorch_lightning import Trainer
 
 from lightning_interp import RenderedFaces
 from lightning_interp.cli import main
-from lightning_interp.logging.decoder_files import load_decoder
+from lightning_interp.methods.graph.decoder_files import load_decoder
 from recipes.graph_decoder import train as decoder_train
 from recipes.graph_decoder.module import LayerDecoder, ProbeImages, strongest
 from recipes.rendered_faces.module import FaceAttributes

@@ -11,9 +11,9 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_interp.bias_results import Score
 from lightning_interp.cli import main
 from lightning_interp.data.probe import Concept
+from lightning_interp.methods.bias.result import Score
 from recipes.lipstick import train
 from recipes.lipstick.module import LipstickFaces, LipstickNet
 from recipes.lipstick.tell import Run, comparison, summary, verdict

@@ -1,5 +1,9 @@
-"""Callbacks for a Lightning ``Trainer``."""
+"""What the callbacks of all methods share; the only part of the core that knows a Trainer."""
 
-from lightning_interp.callbacks.dissection import NetworkDissection
+from typing import Any
 
-__all__ = ["NetworkDissection"]
+from lightning_interp._moved import moved
+
+
+def __getattr__(name: str) -> Any:
+    return moved("callbacks", name)

@@ -11,21 +11,23 @@ import torch
 from torch import Tensor
 
 from lightning_interp._lightning import Callback, LightningModule, Trainer, rank_zero_info, rank_zero_warn
-from lightning_interp.callbacks.network import back_on_device, quiet, validated
-from lightning_interp.callbacks.trainer_facts import (
+from lightning_interp.callbacks.training import (
     SHARDED,
     acts,
+    back_on_device,
     base_names,
     is_first,
     is_trial,
     monitors,
+    quiet,
+    validated,
     validates,
     validations,
 )
 from lightning_interp.errors import ProbeError, ResponseError
-from lightning_interp.logging.adapters import shows, write
 from lightning_interp.logging.artifacts import Artifact, CustomScalars, Scalars, safe_tag
 from lightning_interp.logging.guard import Guard
+from lightning_interp.logging.loggers import shows, write
 from lightning_interp.logging.tensorboard import outlive
 from lightning_interp.probing.engine import SweepEngine, measure_together
 from lightning_interp.probing.ranks import Ranks

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lightning_interp._lightning import Callback, LightningModule, Trainer
-from lightning_interp.callbacks.trainer_facts import SHARDED, base_names
+from lightning_interp.callbacks.training import SHARDED, base_names
 from lightning_interp.errors import ProbeError
 
 

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_interp.data.part_regions import CheckedRegions, FindRegions, PartRegions, default_regions, equal_area
 from lightning_interp.data.probe import ProbeSet
+from lightning_interp.data.regions import CheckedRegions, FindRegions, PartRegions, default_regions, equal_area
 from lightning_interp.errors import DatasetError
 
 CONTROL = "control"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_interp.functional.part_location import Chosen, cell_points, deviation
+from lightning_interp.functional.peaks import Chosen, cell_points, deviation
 from lightning_interp.functional.upsampling import Grid
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from lightning_interp.functional.class_selectivity import largest_column
-from lightning_interp.functional.dissection import active_pixels
 from lightning_interp.functional.location_references import membership
-from lightning_interp.functional.part_location import Peaks, cell_points, top_images, unscored
+from lightning_interp.functional.peaks import Peaks, cell_points, top_images, unscored
+from lightning_interp.functional.pixels import active_pixels
 from lightning_interp.functional.upsampling import Grid, hot_cells
 
 VALID_SHARE = 0.005

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -138,3 +139,6 @@ def upper_quantile(
     least_above = torch.cat([torch.where(above, values, infinity), infinity.new_full((len(values), 1), math.inf)], 1)
     upper = torch.where(number_above >= m - 1, reduce_min(least_above.amin(1)), lower)
     return interpolate_quantile(lower, upper, fraction)
+
+
+QuantileOn = Literal["low", "upsampled"]

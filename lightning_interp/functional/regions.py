@@ -156,3 +156,23 @@ def concept_pixels(image: Regions, num_concepts: int) -> NDArray[np.int64]:
     pixels = np.zeros(num_concepts, dtype=np.int64)
     np.add.at(pixels, image.concept, area[image.region])
     return pixels
+
+
+def region_masks(labels: RegionBatch, concepts: Sequence[int], size: tuple[int, int]) -> Tensor:
+    """Where some concepts lie on the images of a batch.
+
+    Args:
+        labels: Regions of n images.
+        concepts: K different columns, as ``labels.concept`` counts them.
+        size: ``(h, w)`` of the mask grid.
+
+    Returns:
+        ``(n, K, h, w)`` bool.
+    """
+    regions = len(labels.start) - 1
+    region = torch.arange(regions, device=labels.start.device).repeat_interleave(labels.start.diff())
+    carries = [region[labels.concept == concept] for concept in concepts]
+    table = torch.zeros(len(concepts), regions, dtype=torch.bool, device=region.device)
+    for own, which in zip(table, carries, strict=True):
+        own[which] = True
+    return table[:, labels.map].transpose(0, 1).reshape(-1, len(concepts), *size)

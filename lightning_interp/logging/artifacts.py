@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image as PillowImage
 
-from lightning_interp.viz.histogram import Bins
-from lightning_interp.viz.overlay import Picture
+from lightning_interp.drawing.figures import Bins
+from lightning_interp.drawing.pictures import Picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as MatplotlibFigure

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from lightning_interp.data.loading import BAD_IMAGE_ERRORS, BadImage, checked_image
 from lightning_interp.data.probe import ProbeSet
 from lightning_interp.errors import DatasetError, LayerError, ResponseError
-from lightning_interp.probing.describe import describe_layers
-from lightning_interp.probing.layers import LayerInfo, resolve_layers
+from lightning_interp.probing.layers import LayerInfo, describe_layers, resolve_layers
 from lightning_interp.probing.ranks import Ranks
 from lightning_interp.probing.runner import Forward, prepare
 from lightning_interp.probing.session import probing

@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_interp.data.bank import LabelBank
-from lightning_interp.data.loading import BadImage, ProbeBatch, probe_batches
+from lightning_interp.data.labels import LabelBank
+from lightning_interp.data.loading import BadImage, ProbeBatch, ShardSampler, probe_batches
 from lightning_interp.data.probe import ProbeSet
-from lightning_interp.data.sampler import ShardSampler
 from lightning_interp.errors import DatasetError
 from lightning_interp.probing.layers import resolve_layers
 from lightning_interp.probing.ranks import Ranks

@@ -9,10 +9,10 @@ from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_interp import RenderedFaces
-from lightning_interp.cli import load_checkpoint
 from lightning_interp.data.probe import ProbeSet
-from lightning_interp.logging.decoder_files import save_decoder
-from lightning_interp.modules import UpConvolution
+from lightning_interp.methods.graph.decoder_files import save_decoder
+from lightning_interp.methods.graph.up_convolution import UpConvolution
+from lightning_interp.probing.checkpoint import load_checkpoint
 from lightning_interp.probing.layers import resolve_layers
 from lightning_interp.probing.runner import prepare
 from lightning_interp.probing.tap import tap

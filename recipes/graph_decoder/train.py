@@ -10,9 +10,9 @@ from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from lightning_interp import RenderedFaces
-from lightning_interp.logging.files import write_png
-from lightning_interp.report.console import aligned
-from lightning_interp.viz.graph_synthesis import synthesis_gallery
+from lightning_interp.methods.dissection.console import aligned
+from lightning_interp.methods.graph.figures.synthesis import synthesis_gallery
+from lightning_interp.results.files import write_png
 from recipes.graph_decoder.module import FEW, LayerDecoder, ProbeImages, strongest
 from recipes.rendered_faces.module import FaceAttributes
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from lightning_interp.report.console import aligned
+from lightning_interp.methods.dissection.console import aligned
 
 Figures = Mapping[str, float]
 """By tag, what callbacks and network logged at the end of a training."""

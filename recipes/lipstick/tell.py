@@ -8,10 +8,10 @@ from textwrap import fill
 
 import numpy as np
 
-from lightning_interp.bias_results import BiasResult, Score
-from lightning_interp.report.console import aligned
-from lightning_interp.results import LayerDissection
-from lightning_interp.viz.units import ranked
+from lightning_interp.methods.bias.result import BiasResult, Score
+from lightning_interp.methods.dissection.console import aligned
+from lightning_interp.methods.dissection.figures.units import ranked
+from lightning_interp.methods.dissection.result import LayerDissection
 from recipes.lipstick.module import CONTEXT, PLACE, REGION, TARGET
 
 WIDTH = 100

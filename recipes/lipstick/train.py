@@ -19,8 +19,8 @@ from lightning_interp import (
     RightReasons,
     diagnose,
 )
-from lightning_interp.bias_results import Score
 from lightning_interp.losses import ContextRandomiser
+from lightning_interp.methods.bias.result import Score
 from recipes.lipstick.module import CONTEXT, PLACE, REGION, TARGET, LipstickFaces, LipstickNet, lipstick_logits
 from recipes.lipstick.tell import Run, summary
 from recipes.rendered_faces.module import ATTRIBUTES

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_interp.data.part_photos import PartPhotos
-from lightning_interp.data.part_tables import category_table, landmark_table
+from lightning_interp.data.landmarks import category_table, landmark_table
+from lightning_interp.data.readers.part_photos import PartPhotos
 from lightning_interp.functional.upsampling import Grid
-from lightning_interp.graphs.baselines import learn_patches
-from lightning_interp.graphs.evaluation import PlaceScores, evaluate_points
+from lightning_interp.methods.graph.maths.baselines import learn_patches
+from lightning_interp.methods.graph.maths.evaluation import PlaceScores, evaluate_points
 from lightning_interp.probing.layers import resolve_layers
 from lightning_interp.probing.runner import prepare
 from lightning_interp.probing.session import probing

@@ -12,10 +12,10 @@ from pytorch_lightning import seed_everything
 from torch import nn
 
 from lightning_interp import AnimalPart, GraphOptions, GraphResult, InterpError
-from lightning_interp.graph_engine import GraphLearner
-from lightning_interp.report.graph_page import write_graph_page
-from lightning_interp.viz.graph_table import page_scores
-from lightning_interp.viz.overlay import to_picture
+from lightning_interp.drawing.pictures import to_picture
+from lightning_interp.methods.graph.engine import GraphLearner
+from lightning_interp.methods.graph.figures.table import page_scores
+from lightning_interp.methods.graph.page import write_graph_page
 from recipes.part_graphs.baselines import maps_of, mid_level
 from recipes.part_photos.module import LITE0, load_backbone
 from recipes.pretrained_photos.module import normalization

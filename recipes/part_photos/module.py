@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_interp import AnimalPart, DatasetError
-from lightning_interp.data.part_photos import PartPhotos
+from lightning_interp.data.readers.part_photos import PartPhotos
 from recipes.pretrained_photos.module import LITE0, load_network, normalization
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from lightning_interp import InterpError, SegmentationFolder, dissect, save_result
 from lightning_interp.cli import show_progress, summary
-from lightning_interp.report.html import write_report
-from lightning_interp.viz.gallery import unit_gallery
-from lightning_interp.viz.overlay import to_picture
-from lightning_interp.viz.units import gallery_units
+from lightning_interp.drawing.pictures import to_picture
+from lightning_interp.methods.dissection.figures.gallery import unit_gallery
+from lightning_interp.methods.dissection.figures.units import gallery_units
+from lightning_interp.methods.dissection.page import write_report
 from recipes.pretrained_photos.module import LAYERS, LITE0, load_network, normalization
 
 

@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from lightning_interp import NetworkDissection, RenderedFaces
-from lightning_interp.report.console import count_lines, unit_lines
+from lightning_interp.methods.dissection.console import count_lines, unit_lines
 from recipes.rendered_faces.module import FaceAttributes, Faces
 
 LAYERS = ("features.1", "features.3", "features.4")

@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interp import RenderedFaces
-from lightning_interp.logging.files import read_safetensors, write_safetensors
+from lightning_interp.results.files import read_safetensors, write_safetensors
 
 SIZE = 48
 LAYERS = ("maps.0", "maps.1", "maps.2")

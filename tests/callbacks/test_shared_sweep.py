@@ -9,8 +9,7 @@ from pytorch_lightning.callbacks import EMAWeightAveraging, LambdaCallback, Mode
 from torch import nn
 
 from lightning_interp import ContextBias, Every, NetworkDissection, RenderedFaces
-from lightning_interp.callbacks.location import LocationInstability
-from lightning_interp.callbacks.part_interpretability import PartInterpretability
+from lightning_interp.methods.parts.callback import LocationInstability, PartInterpretability
 from lightning_interp.probing.engine import measure_together
 from lightning_interp.probing.ranks import Ranks
 from tests.helpers.harmless import differences, fit
@@ -19,7 +18,7 @@ from tests.helpers.parts import SpotProbe
 from tests.helpers.quiet import LIGHTNING_NOISE
 from tests.helpers.ranks import run_ranks, values
 from tests.helpers.results import assert_same_counts
-from tests.test_parts import assert_same
+from tests.methods.parts.test_engine import assert_same
 
 pytestmark = [
     *map(pytest.mark.filterwarnings, LIGHTNING_NOISE),

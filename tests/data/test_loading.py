@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_interp.data.bank import LabelBank, LabelEncoder
+from lightning_interp.data.labels import LabelBank, LabelEncoder
 from lightning_interp.data.loading import probe_batches
 from lightning_interp.errors import DatasetError
 from tests.helpers.probes import RandomProbe

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from lightning_interp.data.faces import RenderedFaces
-from lightning_interp.data.part_regions import PartRegions
+from lightning_interp.data.faces.probe import RenderedFaces
 from lightning_interp.data.probe import Concept
 from lightning_interp.data.region_bank import CONTROL, SKIN, RegionBank
+from lightning_interp.data.regions import PartRegions
 from lightning_interp.errors import DatasetError
 from tests.helpers.bias import LIDS, MOUTH, SIZE, TinyFaces, find
 

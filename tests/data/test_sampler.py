@@ -1,6 +1,6 @@
 import pytest
 
-from lightning_interp.data.sampler import ShardSampler
+from lightning_interp.data.loading import ShardSampler
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 50])

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_interp.functional.part_location import Peaks
 from lightning_interp.functional.part_overlap import (
     IOU_THRESHOLD,
     VALID_SHARE,
@@ -19,6 +18,7 @@ from lightning_interp.functional.part_overlap import (
     part_purity,
     valid_pixels,
 )
+from lightning_interp.functional.peaks import Peaks
 from lightning_interp.functional.quantile import upper_quantile
 from lightning_interp.functional.upsampling import Axis, Grid
 from tests.reference.part_overlap import bilinear_regions, iou, thresholds_of

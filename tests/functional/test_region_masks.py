@@ -2,8 +2,8 @@
 
 import torch
 
-from lightning_interp.data.bank import LabelBank, LabelEncoder
-from lightning_interp.functional.region_masks import region_masks
+from lightning_interp.data.labels import LabelBank, LabelEncoder
+from lightning_interp.functional.regions import region_masks
 from tests.helpers.probes import RandomProbe
 
 

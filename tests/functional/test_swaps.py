@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_interp.data.face_concepts import NUMBER
-from lightning_interp.data.face_records import draw_faces
-from lightning_interp.data.render import render
+from lightning_interp.data.faces.concepts import NUMBER
+from lightning_interp.data.faces.records import draw_faces
+from lightning_interp.data.faces.render import render
 from lightning_interp.functional.swaps import draw_donors, paste, swap_background
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp import ContextBias
-from lightning_interp.bias import Diagnoser, diagnose
 from lightning_interp.data.probe import Concept, Labels, ProbeSet
+from lightning_interp.methods.bias.engine import Diagnoser, diagnose
 
 SIZE = 24
 MOUTH = torch.zeros(SIZE, SIZE, dtype=torch.bool)

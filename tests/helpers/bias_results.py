@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_interp.bias_results import BiasResult, Example, Finding, Relations, Score, Version
+from lightning_interp.methods.bias.result import BiasResult, Example, Finding, Relations, Score, Version
 
 SIZE = 32
 MOUTH = np.zeros((SIZE, SIZE), dtype=bool)

@@ -5,7 +5,7 @@ import threading
 import torch
 
 from lightning_interp.functional.upsampling import Axis, Grid
-from lightning_interp.graphs.infer import LayerMaps
+from lightning_interp.methods.graph.maths.infer import LayerMaps
 
 
 def grid_of(height, width, stride):

@@ -4,10 +4,10 @@ import dataclasses
 
 import torch
 
-from lightning_interp.callbacks.explanatory_graph import ExplanatoryGraph
 from lightning_interp.functional.upsampling import Axis, Grid
-from lightning_interp.graph_results import GraphResult, Inference, LayerPatterns, PatternLayer
-from lightning_interp.graphs.options import GraphOptions
+from lightning_interp.methods.graph.callback import ExplanatoryGraph
+from lightning_interp.methods.graph.options import GraphOptions
+from lightning_interp.methods.graph.result import GraphResult, Inference, LayerPatterns, PatternLayer
 from tests.helpers.parts import SpotProbe
 
 LAYERS = ("features.12", "features.8", "features.4")

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from lightning_interp.data.probe import Concept, Labels, ProbeSet
-from lightning_interp.results import DissectionResult, LayerDissection, Tallies, TopImages
-from lightning_interp.viz.overlay import upsample_map
+from lightning_interp.drawing.pictures import upsample_map
+from lightning_interp.methods.dissection.result import DissectionResult, LayerDissection, Tallies, TopImages
 
 CONCEPTS = (
     Concept(1, "disc", "object"),

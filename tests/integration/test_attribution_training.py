@@ -6,7 +6,7 @@ from pytorch_lightning import Callback
 from torch import nn
 
 from lightning_interp.errors import LayerError
-from lightning_interp.probing.attribution import ATTRIBUTIONS
+from lightning_interp.probing.evidence.attribution import ATTRIBUTIONS
 from tests.helpers.bias import make_bias
 from tests.helpers.harmless import differences, fit, module_state, noisy_loader, random_state
 from tests.helpers.lightning import loader, make_module, make_trainer

@@ -12,9 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from lightning_interp import Every
-from lightning_interp.checks import CHECKS
 from lightning_interp.errors import DatasetError
-from lightning_interp.logging.bias_files import load_bias
+from lightning_interp.methods.bias.checks import CHECKS
+from lightning_interp.methods.bias.files import load_bias
 from lightning_interp.probing.ranks import Ranks
 from tests.helpers.bias import Additive, Heads, Remakeable, TinyFaces, biased, make_bias, make_diagnoser
 from tests.helpers.bias import values as values_of

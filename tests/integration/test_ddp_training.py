@@ -101,7 +101,7 @@ def train_with_broken_output(rank, world, folder, what):
     """Train with TensorBoard while one thing that only rank zero does always fails; the warnings of it."""
     from pytorch_lightning.loggers import TensorBoardLogger
 
-    import lightning_interp.callbacks.dissection as module
+    import lightning_interp.methods.dissection.callback as module
 
     def no_ink(*args):
         raise RuntimeError("no ink")

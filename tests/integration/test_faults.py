@@ -36,14 +36,14 @@ from lightning_interp import (
     dissect,
     load_result,
 )
-from lightning_interp.logging import files
+from lightning_interp.results import files
 from tests.helpers.harmless import count_hooks, global_flags, make_dissection, module_state, random_state
 from tests.helpers.lightning import loader, make_module, make_trainer
 from tests.helpers.probes import RandomProbe
 from tests.helpers.quiet import LIGHTNING_NOISE
 from tests.helpers.ranks import run_ranks, values
 from tests.helpers.results import HOSTILE, assert_same_counts
-from tests.reference.dissection import activations, dissect_dense
+from tests.methods.dissection.reference.dissection import activations, dissect_dense
 
 pytestmark = [pytest.mark.timeout(90), *map(pytest.mark.filterwarnings, LIGHTNING_NOISE)]
 

@@ -9,11 +9,11 @@ from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch import nn
 
-from lightning_interp import Every, graph_engine
-from lightning_interp.callbacks.explanatory_graph import ExplanatoryGraph
-from lightning_interp.graph_results import GraphResult
-from lightning_interp.graph_study import GraphStudy
-from lightning_interp.graphs.learn import learn_graph
+from lightning_interp import Every
+from lightning_interp.methods.graph.callback import ExplanatoryGraph
+from lightning_interp.methods.graph.maths.learn import learn_graph
+from lightning_interp.methods.graph.result import GraphResult
+from lightning_interp.methods.graph.study import GraphStudy
 from lightning_interp.probing.runner import module_device
 from tests.helpers.graphs import assert_same_graph, make_explanation
 from tests.helpers.harmless import differences, digest, fit
@@ -102,7 +102,7 @@ def test_a_training_on_a_gpu_ends_with_a_graph_learnt_there(tmp_path, monkeypatc
         devices.append(layers[0].maps.device.type)
         return learn_graph(layers, *args, **options)
 
-    monkeypatch.setattr("lightning_interp.graph_study.learn_graph", learn)
+    monkeypatch.setattr("lightning_interp.methods.graph.study.learn_graph", learn)
     explaining, module = make_explanation(decoder=Decoder()), make_module()
     trainer = make_trainer(tmp_path, callbacks=[explaining], max_epochs=1, accelerator="gpu", devices=1)
     trainer.fit(module, loader(), loader(shuffle=False))
@@ -168,7 +168,7 @@ def _new_objects_alone():
 
 @pytest.mark.usefixtures("_new_objects_alone")
 def test_nothing_is_kept_of_a_probe_but_its_result(tmp_path, monkeypatch):
-    monkeypatch.setattr(graph_engine, "GraphStudy", Watched)
+    monkeypatch.setattr("lightning_interp.methods.graph.engine.GraphStudy", Watched)
     Watched.studies, Watched.maps_seen = [], []
     explaining, counting = make_explanation(schedule=Every(), decoder=Decoder()), Tensors()
     trainer = make_trainer(tmp_path, callbacks=[explaining, counting], max_epochs=5)

@@ -152,7 +152,7 @@ def test_without_a_logger_there_are_files_and_metrics(tmp_path):
 
 
 def test_without_matplotlib_there_are_no_charts_but_the_rest(tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning_interp.callbacks.dissection.available", lambda name: name != "matplotlib")
+    monkeypatch.setattr("lightning_interp.methods.dissection.callback.available", lambda name: name != "matplotlib")
     logger = TensorBoardLogger(tmp_path, name=None, version="")
     trainer, _ = train(tmp_path, logger)
     tags = EventAccumulator(trainer.log_dir).Reload().Tags()
@@ -250,7 +250,7 @@ def test_figure_that_fails_is_one_warning(tmp_path, monkeypatch):
     def broken(*args):
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr("lightning_interp.callbacks.dissection.detector_bars", broken)
+    monkeypatch.setattr("lightning_interp.methods.dissection.callback.detector_bars", broken)
     logger = MLFlowLogger()
     with pytest.warns(UserWarning, match="dissect: could not write .*RuntimeError: no ink") as warned:
         trainer, _ = train(tmp_path, logger)

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from lightning_interp import DatasetError, ProbeError
-from lightning_interp.data.sampler import ShardSampler
-from lightning_interp.dissect import Dissector
-from lightning_interp.options import make_options
+from lightning_interp.data.loading import ShardSampler
+from lightning_interp.methods.dissection.engine import Dissector
+from lightning_interp.methods.dissection.options import make_options
 from lightning_interp.probing.ranks import Ranks
 from tests.helpers.models import small_cnn
 from tests.helpers.probes import RandomProbe

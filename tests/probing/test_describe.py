@@ -3,8 +3,7 @@ import torch
 from torch import nn
 
 from lightning_interp.errors import LayerError
-from lightning_interp.probing.describe import describe_layers
-from lightning_interp.probing.layers import LayerInfo
+from lightning_interp.probing.layers import LayerInfo, describe_layers
 from lightning_interp.probing.session import probing
 from tests.helpers.models import small_cnn
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from lightning_interp.errors import LayerError
 from lightning_interp.probing.layers import LayerInfo
-from lightning_interp.probing.placement import image_grid
+from lightning_interp.probing.receptive import image_grid
 
 NET = nn.Sequential(nn.Conv2d(3, 4, (4, 2), stride=(4, 2), padding=(2, 0)), nn.ReLU()).eval()
 SHAPE, INFO = (3, 16, 24), LayerInfo("1", 4, 5, 12)

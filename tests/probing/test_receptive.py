@@ -7,8 +7,8 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_interp.dissect import _anchored, dissect
 from lightning_interp.errors import LayerError
+from lightning_interp.methods.dissection.engine import _anchored, dissect
 from lightning_interp.probing.receptive import ReceptiveField, _AxisProbe, receptive_axis, receptive_field
 from lightning_interp.probing.session import probing
 from tests.helpers.probes import RandomProbe

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_interp import DatasetError
-from lightning_interp.data.bank import LabelBank, LabelEncoder
+from lightning_interp.data.labels import LabelBank, LabelEncoder
 from lightning_interp.probing.engine import check_least
 from lightning_interp.probing.ranks import Ranks
 from lightning_interp.probing.sweep import ProbeImages, Study, sweep

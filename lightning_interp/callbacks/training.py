@@ -1,0 +1,93 @@
+"""A training as a callback sees it: its network as validation calls it, and what is to be known of its trainer."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from lightning_interp._lightning import LightningModule, Trainer
+from lightning_interp.probing.runner import module_device
+
+_LOGGING = ("log", "log_dict")
+
+
+def validated(trainer: Trainer, pl_module: LightningModule) -> Callable[[Tensor], Any]:
+    """The network as validation runs it: the unwrapped module under the trainer's precision."""
+    plugin = trainer.precision_plugin
+
+    def forward(images: Tensor) -> Any:
+        with plugin.forward_context():
+            return pl_module(plugin.convert_input(images))
+
+    return forward
+
+
+@contextmanager
+def quiet(pl_module: LightningModule) -> Iterator[None]:
+    """Keep a ``forward`` that logs from logging the probe's images as if they were the user's."""
+    modules = [m for m in pl_module.modules() if any(base.__name__ == "LightningModule" for base in type(m).__mro__)]
+    kept = [(m, {name: m.__dict__[name] for name in _LOGGING if name in m.__dict__}) for m in modules]
+    try:
+        for module in modules:
+            module.__dict__.update(dict.fromkeys(_LOGGING, lambda *args, **kwargs: None))
+        yield
+    finally:
+        for module, own in kept:
+            for name in _LOGGING:
+                module.__dict__.pop(name, None)
+            module.__dict__.update(own)
+
+
+@contextmanager
+def back_on_device(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
+    """Have the network where it was trained: Lightning moves it to the CPU before ``on_fit_end``."""
+    before = module_device(pl_module)
+    pl_module.to(trainer.strategy.root_device)
+    try:
+        yield
+    finally:
+        pl_module.to(before)
+
+
+SHARDED = {"FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"}
+
+
+def is_trial(trainer: Trainer) -> bool:
+    """Whether this is a ``fast_dev_run``."""
+    return bool(getattr(trainer, "fast_dev_run", False))
+
+
+def is_first(trainer: Trainer) -> bool:
+    """Whether nothing has been trained yet."""
+    return trainer.global_step == 0 and trainer.current_epoch == 0
+
+
+def validates(trainer: Trainer) -> bool:
+    """Whether a validation will end; a loader may turn out to be empty."""
+    empty = trainer.val_dataloaders is not None and sum(trainer.num_val_batches) == 0
+    return trainer.enable_validation and not empty
+
+
+def base_names(thing: object) -> set[str]:
+    """Class names along the base classes: the same class may come from either of Lightning's two packages."""
+    return {base.__name__ for base in type(thing).__mro__}
+
+
+def acts(callback: object, hook: str) -> bool:
+    """Whether a callback does something in a hook; by name, for either of Lightning's packages may have its class."""
+    method = getattr(callback, hook)
+    inherited = getattr(method, "__qualname__", "") == f"Callback.{hook}"
+    return not (inherited and method.__module__.endswith("callbacks.callback"))
+
+
+def monitors(callback: object, prefix: str) -> bool:
+    """Whether an ``EarlyStopping`` watches a score with this prefix."""
+    monitored = str(getattr(callback, "monitor", "") or "")
+    return "EarlyStopping" in base_names(callback) and monitored.startswith(prefix)
+
+
+def validations(trainer: Trainer) -> int:
+    """How many validations there are in an epoch, as far as that is known before it."""
+    interval = trainer.val_check_interval
+    return round(1 / interval) if isinstance(interval, float) and 0 < interval < 1 else 1

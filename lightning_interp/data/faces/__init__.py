@@ -1,0 +1,1 @@
+"""Rendered faces: a probe set without files."""

@@ -1,0 +1,1 @@
+"""Probe sets in files on disk."""

@@ -1,0 +1,1 @@
+"""The methods, a package each, over a core that knows none of them."""

@@ -1,0 +1,1 @@
+"""Context-bias diagnostics to look at."""

@@ -1,0 +1,1 @@
+"""Reliance, relations, groups, slices and localisation, from sums."""

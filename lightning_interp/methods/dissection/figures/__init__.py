@@ -1,0 +1,1 @@
+"""Dissections to look at."""

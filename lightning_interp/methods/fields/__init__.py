@@ -1,0 +1,1 @@
+"""What units see of an image, by occlusion (Zhou et al. 2015)."""

@@ -1,0 +1,1 @@
+"""The losses, and the templates that they compare maps with."""

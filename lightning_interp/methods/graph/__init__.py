@@ -1,0 +1,1 @@
+"""Explanatory graphs (Zhang et al., AAAI 2018): part patterns of filters, and which say where others are."""

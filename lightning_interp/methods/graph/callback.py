@@ -1,0 +1,255 @@
+"""The explanatory graph of the trained network: which part patterns its filters mix, and which fire together."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from lightning_interp._extras import available
+from lightning_interp._lightning import LightningModule, Trainer, rank_zero_info
+from lightning_interp.callbacks.base import Charts, Output, ProbeCallback
+from lightning_interp.callbacks.training import is_trial
+from lightning_interp.data.probe import ProbeSet
+from lightning_interp.drawing.pictures import Picture, to_picture
+from lightning_interp.logging.artifacts import Figure, Image, Table
+from lightning_interp.methods.graph.decoder_files import load_decoder
+from lightning_interp.methods.graph.engine import GraphLearner
+from lightning_interp.methods.graph.figures.drawing import draw_graph
+from lightning_interp.methods.graph.figures.heat import pattern_heat_map
+from lightning_interp.methods.graph.figures.patches import node_patches
+from lightning_interp.methods.graph.figures.synthesis import synthesis_gallery
+from lightning_interp.methods.graph.figures.table import evaluation_table, page_scores
+from lightning_interp.methods.graph.options import GraphOptions
+from lightning_interp.methods.graph.page import write_graph_page
+from lightning_interp.methods.graph.result import GraphResult
+from lightning_interp.methods.graph.synthesis import Drawn, check_decoder, draw_images
+from lightning_interp.probing.receptive import Placement
+from lightning_interp.schedule import Every
+
+PAGE = "graph.html"
+
+
+class ExplanatoryGraph(ProbeCallback[GraphResult]):
+    """An explanatory graph of the trained network (Zhang et al., AAAI 2018), at the end of the fit.
+
+    Each filter is taken apart into part patterns, and each pattern gets edges to the patterns of the layer above that
+    say where it is. The graph is learnt from the probe set's images alone, without labels. Where the probe set has
+    landmarks of parts, patterns and raw filters are judged against them, each beside its references.
+
+    Scalars, ``graph/<layer>/...``; with a ``schedule`` in ``callback_metrics`` too, so that ``ModelCheckpoint`` and
+    ``EarlyStopping`` can monitor them:
+
+    - ``patterns``: how many the layer has;
+    - of the patterns, where there are landmarks: ``instability`` and ``instability_aaai2018`` (location instability in
+      image diagonals), ``correlation`` and ``r2`` of displacements with the best landmark, ``correlation_chance``,
+      ``beats_centre`` and ``beats_frozen`` (share that is steadier than the image's centre, than the pattern held
+      still), ``purity`` by part masks with ``purity_area`` and ``purity_best_constant``, ``scored``;
+    - each of them for what patterns are to be compared with, as ``<quantity>_raw`` (the filters' peaks),
+      ``..._raw_same`` (the same on the images that the patterns are judged on, where the filter responds near by),
+      ``..._frozen`` (each pattern held at its mean position), ``..._expected`` (where parents and pose expect it),
+      ``..._centre``, ``..._random``;
+    - ``graph/seconds``: wall time.
+
+    To loggers that show them: ``graph/<layer>/patches`` (the strongest patterns on the images where they are
+    strongest), ``graph/patterns`` (where the top 10 % of the patterns of some images are), ``graph/drawn`` (strongest
+    patterns and edges), ``graph/<layer>/table`` (patterns beside raw filters and controls), and with a decoder
+    ``graph/<layer>/synthesis``. Files, under ``<log_dir>/interp/graph/end/`` (or ``epoch_XXXX``): ``graph.json`` with
+    its arrays (:meth:`~lightning_interp.methods.graph.result.GraphResult.load` reads them), and ``graph.html``, a page
+    to browse the graph in and to tick patterns to prune.
+
+    Where training has left a layer silent on all images, or NaN or infinite on one, there is a warning and no graph.
+
+    Args:
+        probe: Images of objects of one category, cut out by their boxes and scaled to one size; for several categories
+            take one callback each, with ``category``, or let one graph describe them all.
+        layers: Module paths, the top layer first.
+        options: How to learn.
+        category: Learn from images of this category only, a number, or a name where the probe set has ``classes``.
+        decoder: Draws images from the maps of one of the layers, or the file of one
+            (:func:`~lightning_interp.methods.graph.decoder_files.load_decoder`); see ``recipes/graph_decoder``.
+        upsample: Units lie at the centres of their receptive fields, or of equal cells of the image (``"cell"``), for
+            networks of which each value sees the whole image.
+        schedule: When to learn a graph during training as well; None for the end of the fit only.
+        batch_size: Images a forward pass; the last batch is padded to it.
+        num_workers: Loader processes of the probe.
+        max_samples: Learn from at most so many images, evenly spaced.
+        byte_budget: Bytes for the maps of all images, which are held while the graph is learnt.
+        on_bad_image: ``"raise"``, or ``"skip"`` images that cannot be read.
+        loader_timeout: Seconds to wait for a loader process of the probe.
+        on_error: What a failing figure, logger or file does: ``"warn"`` or ``"raise"``.
+        name: First part of every tag; two callbacks need two names.
+        timeout: Seconds to wait for another process.
+
+    Raises:
+        DatasetError: If the probe set is empty, the category unknown, or the decoder's file no decoder.
+        ValueError: If an option is out of range.
+
+    Example:
+        >>> from lightning_interp import RenderedFaces
+        >>> callback = ExplanatoryGraph(RenderedFaces(8, size=32), layers=["features.4", "features.2"])
+        >>> callback.state_key
+        "ExplanatoryGraph{'name': 'graph'}"
+    """
+
+    def __init__(
+        self,
+        probe: ProbeSet,
+        layers: Sequence[str],
+        *,
+        options: GraphOptions = GraphOptions(),  # noqa: B008 - frozen
+        category: int | str | None = None,
+        decoder: nn.Module | str | Path | None = None,
+        upsample: Placement = "receptive_field",
+        schedule: Every | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        max_samples: int | None = None,
+        byte_budget: int = 2**31,
+        on_bad_image: Literal["raise", "skip"] = "raise",
+        loader_timeout: float = 300.0,
+        on_error: Literal["warn", "raise"] = "warn",
+        name: str = "graph",
+        timeout: float = 600.0,
+    ) -> None:
+        super().__init__(name, schedule or Every(), on_error, timeout)
+        self.at_end_only = schedule is None
+        self.decoder = load_decoder(Path(decoder)) if isinstance(decoder, str | Path) else decoder
+        self.engine = self.learner = GraphLearner(
+            probe,
+            layers,
+            options,
+            category=category,
+            upsample=upsample,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            max_samples=max_samples,
+            byte_budget=byte_budget,
+            on_bad_image=on_bad_image,
+            loader_timeout=loader_timeout,
+        )
+        self.drawn: Drawn | None = None
+
+    def prepare(self, module: LightningModule, forward: Callable[[Tensor], Any]) -> None:
+        """Check layers, their order and what they will take."""
+        self.learner.describe(module, forward)
+        self.learner.learning = _Progress(self.name)
+        if self.decoder is not None:
+            check_decoder(self.decoder, self.learner)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Learn the graph, unless nothing was trained, then sum up."""
+        if self._active and not is_trial(trainer) and trainer.global_step > 0:
+            self.probe_at_end(trainer, pl_module)
+        super().on_fit_end(trainer, pl_module)
+
+    def _wants(self, trainer: Trainer, hook: str) -> bool:
+        # A trial run probes one batch, from which no graph can be learnt.
+        return not self.at_end_only and not is_trial(trainer) and super()._wants(trainer, hook)
+
+    def follow_up(self, result: GraphResult, module: LightningModule, forward: Callable[[Tensor], Any]) -> None:
+        """Draw from the maps of some images; be ready to tell how long the next graph takes."""
+        self.learner.learning, self.drawn = _Progress(self.name), None
+        if self.decoder is not None and self._ranks.rank == 0:
+            with self._guard("synthesis"):
+                self.drawn = draw_images(self.decoder, result, self.learner, module, forward)
+
+    def scalars(self, result: GraphResult) -> dict[str, float]:
+        """The result's scalars."""
+        return result.scalars()
+
+    def charts(self, result: GraphResult) -> tuple[str, Charts]:
+        """Patterns beside raw filters and controls."""
+        charts: Charts = {}
+        for layer in result.names if result.meta.get("evaluation") else ():
+            for quantity, kinds in (
+                ("instability", ("", "_raw", "_frozen", "_centre")),
+                ("correlation", ("", "_raw", "_expected", "_chance")),
+            ):
+                tags = [f"{self.name}/{layer}/{quantity}{kind}" for kind in kinds]
+                charts[f"{layer}: {quantity}"] = ("Multiline", tags)
+        return f"Explanatory graph: {self.name}", charts
+
+    def artifacts(self, result: GraphResult) -> Iterable[Output]:
+        """Patches, heat maps, the graph drawn, synthesis, tables."""
+        for layer in result.names:
+            tag = f"{self.name}/{layer}"
+            yield Image, partial(self._patches, f"{tag}/patches", result, layer)
+            if result.meta.get("evaluation"):
+                yield Table, partial(self._table, f"{tag}/table", result, layer)
+        if self.drawn is not None:
+            yield Image, partial(self._synthesis, self.drawn)
+        if available("matplotlib"):
+            yield Figure, lambda: Figure(f"{self.name}/drawn", draw_graph(result, self._picture))
+            assert result.learnt_from is not None
+            seen = result.learnt_from
+            yield Figure, lambda: Figure(f"{self.name}/patterns", pattern_heat_map(result, seen, self._picture))
+
+    def save(self, result: GraphResult, folder: Path) -> None:
+        """Write the graph, and the page to browse it in."""
+        if available("safetensors"):
+            result.save(folder)
+        else:
+            rank_zero_info(f"{self.name}: the graph is not saved: pip install 'lightning-interp[io]'")
+        write_graph_page(result, self._picture, folder / PAGE, page_scores(result))
+
+    def finish(self, result: GraphResult, folder: Path) -> None:
+        """Say what was found, and where to look."""
+        for layer in result.names:
+            found = result.meta.get("evaluation", {})
+            if found:
+                rank_zero_info(
+                    f"{self.name}: {layer}: displacement correlation with parts "
+                    f"{found[f'{layer}/correlation']:.2f}, of raw filters {found[f'{layer}/correlation_raw']:.2f}; "
+                    f"location instability {found[f'{layer}/instability']:.3f}, of raw filters "
+                    f"{found[f'{layer}/instability_raw']:.3f}, of the patterns held still "
+                    f"{found[f'{layer}/instability_frozen']:.3f}"
+                )
+        page = folder / "end" / PAGE
+        where = f"; browse them in {page}" if page.exists() else ""
+        rank_zero_info(f"{self.name}: {sum(map(len, result.layers))} patterns{where}")
+
+    def _patches(self, tag: str, result: GraphResult, layer: str) -> Image:
+        return Image(tag, node_patches(result, layer, self._picture))
+
+    def _table(self, tag: str, result: GraphResult, layer: str) -> Table:
+        columns, rows = evaluation_table(result, layer)
+        return Table(tag, columns, rows)
+
+    def _synthesis(self, drawn: Drawn) -> Image:
+        columns = {
+            "whole map": drawn.made.full,
+            "valid patterns": drawn.made.kept,
+            "as many units by chance": drawn.made.chance,
+            "map of zeros": drawn.made.blank,
+        }
+        return Image(f"{self.name}/{drawn.layer}/synthesis", synthesis_gallery(drawn.layer, drawn.images, columns))
+
+    def _picture(self, index: int) -> Picture:
+        return to_picture(self.learner.probe.image(index))
+
+
+class _Progress:
+    """Says how long the learning will take, once that can be told, and then how far it is."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.quarter = name, 0
+        self.first: tuple[float, float] | None = None
+        self.start: float | None = None
+
+    def __call__(self, done: float, total: float) -> None:
+        """So much of the work is done."""
+        now = time.perf_counter()
+        if self.first is None:
+            # The first iteration is no measure: memory is got, kernels are chosen.
+            self.first = done, now
+            return
+        if self.start is None:
+            speed = (done - self.first[0]) / (now - self.first[1])
+            self.start = self.first[1] - self.first[0] / speed
+            rank_zero_info(f"{self.name}: learning the graph, about {total / speed:.0f} s in all")
+        if self.quarter < int(4 * done / total) < 4:
+            self.quarter = int(4 * done / total)
+            rank_zero_info(f"{self.name}: {100 * done / total:.0f} % after {now - self.start:.0f} s")

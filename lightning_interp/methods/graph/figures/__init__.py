@@ -1,0 +1,1 @@
+"""Explanatory graphs to look at."""

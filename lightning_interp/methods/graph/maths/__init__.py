@@ -1,0 +1,1 @@
+"""How explanatory graphs are learnt, asked and edited."""

@@ -1,0 +1,1 @@
+"""Location instability and part interpretability of filters."""

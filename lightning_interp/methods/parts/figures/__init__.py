@@ -1,0 +1,1 @@
+"""Filters and parts to look at."""

@@ -1,0 +1,1 @@
+"""Training that looks at the region that should decide."""
