@@ -21,10 +21,9 @@ import torchvision
 from torch import nn
 
 from lightning_interp.data.labels import LabelEncoder
-from lightning_interp.data.loading import probe_batches
+from lightning_interp.data.loading import Reading, probe_batches
 from lightning_interp.data.probe import BRODEN_CATEGORIES, Concept, Labels, ProbeSet
 from lightning_interp.methods.dissection.engine import Dissector
-from lightning_interp.methods.dissection.options import make_options
 from lightning_interp.probing.runner import prepare
 
 STAGES = ["layer1", "layer2", "layer3", "layer4"]
@@ -74,9 +73,8 @@ class Replay(nn.Module):
 
 
 def bare_pass(model, probe, batch_size, precision):
-    batches = probe_batches(
-        LabelEncoder(probe, probe.mask_size), range(len(probe)), batch_size=batch_size, known=range(len(probe))
-    )
+    images = range(len(probe))
+    batches = probe_batches(LabelEncoder(probe, probe.mask_size), images, Reading(batch_size=batch_size), known=images)
     with torch.inference_mode(), precision():
         for batch in batches:
             model(prepare(batch.images, model, probe.normalize))
@@ -106,7 +104,7 @@ def race(variants, rounds):
 
 
 def dissector(probe, layers, batch_size=32, **options):
-    return Dissector(probe, layers, make_options("cvpr2017"), batch_size=batch_size, **options)
+    return Dissector(probe, layers, batch_size=batch_size, **options)
 
 
 def against_forward(device, precision_name, images, rounds, batch_size=32):

@@ -46,20 +46,23 @@ from lightning_interp.methods.filters.callback import InterpretableFilters
 from lightning_interp.methods.graph.callback import ExplanatoryGraph
 from lightning_interp.methods.graph.engine import explanatory_graph
 from lightning_interp.methods.graph.options import GraphOptions
-from lightning_interp.methods.graph.result import GraphResult, Inference, LayerPatterns, PatternLayer
+from lightning_interp.methods.graph.patterns import Inference, LayerPatterns, PatternLayer
+from lightning_interp.methods.graph.result import GraphResult
 from lightning_interp.methods.parts.callback import LocationInstability, PartInterpretability
 from lightning_interp.methods.parts.engine import measure_parts
 from lightning_interp.methods.parts.files import load_parts, save_parts
 from lightning_interp.methods.parts.result import LayerParts, PartResult
 from lightning_interp.methods.right_reasons.callback import RightReasons
-from lightning_interp.schedule import Every
+from lightning_interp.results.base import load
+from lightning_interp.schedule import AtEnd, Every
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 keep_old_paths()
 
 __all__ = [
     "AnimalPart",
+    "AtEnd",
     "BiasResult",
     "Broden",
     "CUB200Parts",
@@ -103,6 +106,7 @@ __all__ = [
     "diagnose",
     "dissect",
     "explanatory_graph",
+    "load",
     "load_bias",
     "load_parts",
     "load_result",

@@ -90,6 +90,7 @@ MODULES = {
 
 # By old module and name, the new module, where a module was taken apart or is now a package of other things.
 NAMES = {
+    "graph_results": dict.fromkeys(("Inference", "LayerPatterns", "PatternLayer"), "methods.graph.patterns"),
     "logging.files": {"load_result": "methods.dissection.files", "save_result": "methods.dissection.files"},
     "results": dict.fromkeys(
         ("DissectionResult", "LayerDissection", "Tallies", "TopImages"), "methods.dissection.result"

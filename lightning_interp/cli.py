@@ -7,34 +7,76 @@ with ``weights_only=True`` and cannot run anything.
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_interp._extras import require
 from lightning_interp._lightning import LightningDataModule, LightningModule, Trainer, cli_package
-from lightning_interp.errors import InterpError
+from lightning_interp.callbacks.base import ProbeCallback
+from lightning_interp.errors import InterpError, unknown
 from lightning_interp.methods.dissection.callback import NetworkDissection
-from lightning_interp.methods.dissection.console import unit_lines
+from lightning_interp.methods.dissection.console import aligned, unit_lines
 from lightning_interp.methods.dissection.files import save_result
 from lightning_interp.methods.dissection.page import write_report
 from lightning_interp.methods.dissection.result import DissectionResult
 from lightning_interp.methods.graph.callback import PAGE, ExplanatoryGraph
 from lightning_interp.methods.graph.cli import run_graph
 from lightning_interp.probing.checkpoint import load_checkpoint
+from lightning_interp.results.base import Result
 
 if TYPE_CHECKING:
     from pytorch_lightning.cli import LightningCLI
 
 _ABOUT = (
-    "Network Dissection with PyTorch Lightning: which units of a network detect which concepts. Train with "
-    "'fit --config CONFIG', then 'dissect --config CONFIG --ckpt FILE', or 'graph --config CONFIG --ckpt FILE' to "
-    "learn an explanatory graph; 'graph --help' tells what can be done with a saved one. A config is code: it names "
-    "classes that are imported and called, so run only those you trust."
+    "What a network has learnt, with PyTorch Lightning. Train with 'fit --config CONFIG', then run every probing "
+    "callback of the config once with 'probe --config CONFIG --ckpt FILE', 'dissect' for Network Dissection with its "
+    "tables, or 'graph' for an explanatory graph; 'graph --help' tells what can be done with a saved one. A config is "
+    "code: it names classes that are imported and called, so run only those you trust."
 )
 
 
-class DissectionTrainer(Trainer):
-    """Lightning's Trainer with two more verbs, so that one config serves training and what comes after it."""
+class InterpTrainer(Trainer):
+    """Lightning's Trainer with three more verbs, so that one config serves training and what comes after it."""
+
+    def probe(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        ckpt: str | None = None,
+        output: str = "interp",
+        only: str | None = None,
+        ckpt_path: str | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Probe a network after training, once, as each probing callback of the config would.
+
+        Writes what each found to OUTPUT/NAME, and prints the few figures that a person watches, with their levels of
+        chance. Computes in the precision of the checkpoint.
+
+        Args:
+            model: The network.
+            datamodule: Ignored: the images are those of the callbacks' probe sets.
+            ckpt: Checkpoint of Lightning, or a file that holds a state dict; none for the network as the config
+                builds it. Read with weights_only=True.
+            output: Folder to write to.
+            only: Name of one callback (its ``name``); all by default.
+            ckpt_path: Ignored; ``fit`` writes it into the configs that it saves.
+            weights_only: Ignored; likewise.
+        """
+        found = [c for c in self.callbacks if isinstance(c, ProbeCallback)]  # type: ignore[attr-defined]
+        if not found:
+            raise InterpError("no probing callback among trainer.callbacks, so nothing says what to probe")
+        names = [callback.name for callback in found]
+        if only is not None and only not in names:
+            raise unknown(only, names, "callback", InterpError)
+        meta = {"epoch": None, "global_step": None} | (load_checkpoint(model, Path(ckpt)) if ckpt else {})
+        model.to(self.strategy.root_device)
+        for callback in found:
+            if only in (None, callback.name):
+                progress = partial(show_progress, what=callback.name)
+                result = callback.once(model, Path(output) / callback.name, progress, meta)
+                print(f"{figures(callback.name, result)}\nFiles: {Path(output) / callback.name}\n")
 
     def dissect(
         self,
@@ -114,9 +156,15 @@ class DissectionTrainer(Trainer):
             print(f"{sum(map(len, graph.layers))} patterns in {graph.seconds:.1f} s: {folder / PAGE}")
 
 
-def show_progress(done: int, total: int) -> None:
+def show_progress(done: int, total: int, what: str = "dissecting") -> None:
     """One line that counts up, on the error stream so that tables can be piped."""
-    print(f"\rdissecting: {done} of {total} images", end="\n" if done == total else "", file=sys.stderr, flush=True)
+    print(f"\r{what}: {done} of {total} images", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+def figures(name: str, result: Result) -> str:
+    """The headline of a result, one figure a line."""
+    rows = [("figure", "value"), *((key, f"{value:.4g}") for key, value in result.headline().items())]
+    return f"\n{name}: {result!r}\n{aligned(rows)}"
 
 
 def summary(result: DissectionResult, rows: int) -> str:
@@ -126,7 +174,7 @@ def summary(result: DissectionResult, rows: int) -> str:
 
 
 def command_line() -> "Callable[..., LightningCLI]":
-    """LightningCLI with two more verbs, ``dissect`` and ``graph``; its arguments but for the trainer's class.
+    """LightningCLI with the verbs ``probe``, ``dissect`` and ``graph``; its arguments but for the trainer's class.
 
     Raises:
         MissingExtraError: If jsonargparse is not installed.
@@ -137,7 +185,7 @@ def command_line() -> "Callable[..., LightningCLI]":
         @staticmethod
         def subcommands() -> dict[str, set[str]]:
             loaders = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
-            return {name: loaders for name in ("fit", "validate", "test", "dissect", "graph")}
+            return {name: loaders for name in ("fit", "validate", "test", "probe", "dissect", "graph")}
 
     return InterpCLI
 
@@ -162,7 +210,7 @@ def main(args: Sequence[str] | None = None) -> int:
             run_graph(given[1:])
             return 0
         command_line()(
-            trainer_class=DissectionTrainer,
+            trainer_class=InterpTrainer,
             args=None if args is None else given,
             parser_kwargs={"prog": "lightning-interp", "description": _ABOUT},
             save_config_kwargs={"overwrite": True},

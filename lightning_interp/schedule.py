@@ -46,6 +46,14 @@ class Every:
 
 
 @dataclass(frozen=True)
+class AtEnd:
+    """Probe the trained network, once, when the training ends.
+
+    The scores go to the loggers, the files to the folder ``end``; there is no epoch left in which to monitor them.
+    """
+
+
+@dataclass(frozen=True)
 class Ramp:
     """A weight that is 0 at first, then grows in equal steps, then stays or decays.
 

@@ -133,7 +133,7 @@ class Row:
         versions: How many versions of an image the network is shown in all, at most: itself, and changed ones.
         tries: Whether a trial run measures anything; a method that one batch tells nothing looks at no more either.
         draws: Whether it draws pictures.
-        verb: Of the command line; None if it has none.
+        callback_decides: Options of the engine that are not the callback's user's to choose.
         fails_today: By question (the name of a test without ``test_``), why the method fails it.
     """
 
@@ -151,7 +151,7 @@ class Row:
     versions: int = 1
     tries: bool = True
     draws: bool = True
-    verb: str | None = None
+    callback_decides: tuple[str, ...] = ()
     fails_today: Mapping[str, str] = field(default_factory=dict)
 
     def make(self, probe: Faces | None = None, **options: Any) -> Any:
@@ -167,7 +167,6 @@ class Row:
         return self.function(model, probe or Faces(), **self.options, **own)
 
 
-_GOES_ON = "goes on with the values of another probe set, and says nothing"
 _LEARNING = {"patterns": 2, "parents": 3, "candidates": 6, "iterations": 4}
 
 ROWS = (
@@ -181,8 +180,6 @@ ROWS = (
         save=save_result,
         load=load_result,
         monitor=f"dissect/{TOP}/detectors",
-        verb="dissect",
-        fails_today={"result_prints_as_one_line": "prints every array"},
     ),
     Row(
         name="bias",
@@ -202,12 +199,6 @@ ROWS = (
         monitor="bias/lipstick/accuracy",
         unsaved=("examples",),
         versions=12,
-        fails_today={
-            "trial_run_looks_at_one_batch": "reads every image of the probe set",
-            "every_score_can_be_monitored": "the result has no scalars()",
-            "damaged_image_is_skipped_and_counted": "has no on_bad_image",
-            "damaged_image_is_skipped_by_the_function": "has no on_bad_image",
-        },
     ),
     Row(
         name="location",
@@ -217,13 +208,10 @@ ROWS = (
         options={"layers": [TOP]},
         callback_alone={"gallery_rows": 2},
         function_alone={"measures": ["location", "purity"]},
+        callback_decides=("measures",),
         save=save_parts,
         load=load_parts,
         monitor=f"location/{TOP}/dead",
-        fails_today={
-            "history_of_another_probe_set_is_dropped": _GOES_ON,
-            "result_prints_as_one_line": "prints every tensor",
-        },
     ),
     Row(
         name="parts",
@@ -232,14 +220,11 @@ ROWS = (
         result=PartResult,
         options={"layers": [TOP]},
         function_alone={"measures": ["purity", "interpretability"]},
+        callback_decides=("measures", "variant", "rule", "landmarks"),
         save=save_parts,
         load=load_parts,
         monitor=f"parts/{TOP}/dead",
         draws=False,
-        fails_today={
-            "history_of_another_probe_set_is_dropped": _GOES_ON,
-            "result_prints_as_one_line": "prints every tensor",
-        },
     ),
     Row(
         name="graph",
@@ -253,10 +238,5 @@ ROWS = (
         load=GraphResult.load,
         monitor=f"graph/{TOP}/patterns",
         tries=False,
-        verb="graph",
-        fails_today={
-            "history_of_another_probe_set_is_dropped": _GOES_ON,
-            "damaged_image_is_skipped_by_the_function": "explanatory_graph has no on_bad_image",
-        },
     ),
 )

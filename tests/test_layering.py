@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "lightning_interp"
 # know each other.
 FLOORS = (
     {"errors"},
-    {"schedule", "_extras", "_moved", "_lightning"},
+    {"schedule", "_extras", "_moved", "_options", "_lightning"},
     {"functional"},
     {"data"},
     {"results", "probing", "drawing"},
@@ -25,12 +25,24 @@ LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 HEAVY = {"matplotlib", "jsonargparse", "safetensors", "networkx", "captum", "scipy", "sklearn", "h5py"}
 # Third parties beyond torch, numpy and the standard library; of a method, only the rooms named.
 ONLY_IN = {
-    "torchmetrics": {"probing", "metrics", "methods"},
+    "torchmetrics": {"probing", "metrics"},
     "PIL": {"data", "drawing", "results", "logging", "methods"},
     "torchvision": {"data"},
     "jinja2": {"drawing", "methods"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
+# Rule 3, the rooms of a wing: what each may know of the others, directly or by way of a room that is not named here.
+DATA = {"patterns", "options", "maths"}
+SHOWING = {"files", "figures", "page", "cli"}
+ROOMS = {
+    "patterns": set(),
+    "options": {"patterns"},
+    "maths": DATA,
+    "result": DATA,
+    "study": DATA | {"result"},
+    "engine": DATA | {"result", "study"},
+    **dict.fromkeys(SHOWING, DATA | SHOWING | {"result"}),
+}
 
 
 def part_of(path):
@@ -58,6 +70,43 @@ def imports(path):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             yield from ((node.module, alias.name, id(node) not in idle) for alias in node.names)
+
+
+def arrows():
+    """By module, the modules that it imports when it is imported itself, or for its types."""
+    names = {module_of(path): path for path in MODULES}
+    found = {}
+    for name, path in names.items():
+        tree = ast.parse(path.read_text())
+        functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+        late = {id(node) for function in functions for node in ast.walk(function)}
+        early = [node for node in ast.walk(tree) if id(node) not in late]
+        targets = {alias.name for node in early if isinstance(node, ast.Import) for alias in node.names}
+        for node in early:
+            if isinstance(node, ast.ImportFrom):
+                dotted = [f"{node.module}.{alias.name}" for alias in node.names]
+                targets |= {whole if whole in names else node.module for whole in dotted}
+        found[name] = targets & set(names)
+    return found
+
+
+def between(rooms):
+    """The arrows between rooms, of which ``rooms`` names that of a module; None for modules that do not matter."""
+    found = {}
+    for module, targets in arrows().items():
+        if (room := rooms(module)) is not None:
+            found.setdefault(room, set()).update({rooms(target) for target in targets} - {room, None})
+    return found
+
+
+def reached(graph, start):
+    """Everything that one comes to from ``start``, itself only where there is a circle."""
+    seen, left = set(), [start]
+    while left:
+        new = graph.get(left.pop(), set()) - seen
+        seen |= new
+        left += new
+    return seen
 
 
 def calls(path):
@@ -131,3 +180,37 @@ def test_callbacks_use_public_names_of_lightning(path):
 
 def test_every_module_is_on_a_floor():
     assert {part_of(path) for path in MODULES} <= set(FLOOR)
+
+
+def test_there_is_no_circle():
+    """Imports for types are imports here; late ones, inside functions, are not."""
+    graph = arrows()
+    assert [module for module in graph if module in reached(graph, module)] == []
+
+
+def test_rooms_and_arrows():
+    """No circle between rooms either: parts of the core, and the package of each method. Printed under -s."""
+
+    def room(module):
+        parts = module.split(".")[1:] or ["__init__"]
+        return "/".join(parts[:2] if parts[0] == "methods" and len(parts) > 1 else parts[:1])
+
+    graph = between(room)
+    for number, floor in enumerate(FLOORS):
+        for name in sorted(name for name in graph if name.partition("/")[0] in floor):
+            print(f"{number}  {name:22s} -> {', '.join(sorted(graph[name]))}")
+    print(f"{len(graph)} rooms, {sum(map(len, graph.values()))} arrows, {len(MODULES)} modules")
+    assert [name for name in graph if name in reached(graph, name)] == []
+
+
+@pytest.mark.parametrize("wing", sorted(path.parent.name for path in (PACKAGE / "methods").glob("*/__init__.py")))
+def test_order_inside_a_wing(wing):
+    """Rule 3; the callback knows every room, and none knows it."""
+    start = f"lightning_interp.methods.{wing}."
+    graph = between(lambda module: module.removeprefix(start).split(".")[0] if module.startswith(start) else None)
+    for name in sorted(graph):
+        print(f"{wing}/{name:22s} -> {', '.join(sorted(graph[name]))}")
+    for name, allowed in ROOMS.items():
+        wrong = reached(graph, name) & {*ROOMS, "callback"} - allowed - {name}
+        assert not wrong, f"{wing}: {name} knows {', '.join(sorted(wrong))}"
+    assert not any("callback" in known for known in graph.values())

@@ -1,5 +1,6 @@
 """Import paths of before the methods got packages of their own still work, and say where things are now."""
 
+import inspect
 import subprocess
 import sys
 import warnings
@@ -10,8 +11,10 @@ import pytest
 
 from lightning_interp import _moved
 
-# Every name in an ``__all__``, the README, a recipe, a config or a public docstring of version 0.1.
-NAMES = (Path(__file__).parent / "names_of_0_1.txt").read_text().split()
+# Every name in an ``__all__``, the README, a recipe, a config or a public docstring of version 0.1, each with the
+# arguments that it takes by name.
+LINES = (Path(__file__).parent / "names_of_0_1.txt").read_text().splitlines()
+NAMES = {name: arguments for name, *arguments in map(str.split, LINES)}
 
 
 def found(dotted):
@@ -33,6 +36,14 @@ def test_every_name_of_before_is_found(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         assert found(name) is not None
+
+
+@pytest.mark.parametrize("name", [name for name, arguments in NAMES.items() if arguments])
+def test_every_argument_of_before_is_taken(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        taken = inspect.signature(found(name)).parameters
+    assert [argument for argument in NAMES[name] if argument not in taken] == []
 
 
 def test_an_old_path_warns_of_the_new_one_where_it_is_used():

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_interp._lightning import LightningModule, Trainer
+from lightning_interp._lightning import Callback, LightningModule, Trainer, rank_zero_warn
 from lightning_interp.probing.runner import module_device
 
 _LOGGING = ("log", "log_dict")
@@ -91,3 +91,29 @@ def validations(trainer: Trainer) -> int:
     """How many validations there are in an epoch, as far as that is known before it."""
     interval = trainer.val_check_interval
     return round(1 / interval) if isinstance(interval, float) and 0 < interval < 1 else 1
+
+
+def warn_of_averaging(trainer: Trainer, callback: Callback, name: str, stage: str) -> None:
+    """Say so where the weights that ``callback`` probes are not those that checkpoints hold."""
+    callbacks = list(trainer.callbacks)  # type: ignore[attr-defined]  # set by a connector
+    averaging = [c for c in callbacks if "WeightAveraging" in base_names(c)]
+    if averaging and callback in callbacks and callbacks.index(callback) > callbacks.index(averaging[0]):
+        rank_zero_warn(
+            f"{name}: listed after {type(averaging[0]).__name__}, so it probes the raw weights while "
+            f"checkpoints hold the averaged ones; list {type(callback).__name__} before it"
+        )
+    elif averaging and stage == "fit" and not trainer.enable_validation:
+        rank_zero_warn(
+            f"{name}: without validation, {type(averaging[0]).__name__} leaves the raw weights to be probed, "
+            "while checkpoints hold the averaged ones"
+        )
+
+
+def warn_of_patience(trainer: Trainer, name: str, times: int) -> None:
+    """Say so where an ``EarlyStopping`` sees each score of ``name`` so many times."""
+    callbacks = list(trainer.callbacks)  # type: ignore[attr-defined]  # set by a connector
+    if times > 1 and any(monitors(c, f"{name}/") for c in callbacks):
+        rank_zero_warn(
+            f"{name}: EarlyStopping sees the last score again in validations that are not probed; "
+            f"multiply its patience by {times}"
+        )

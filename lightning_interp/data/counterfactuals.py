@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from lightning_interp.data.loading import scaled
 from lightning_interp.data.probe import ProbeSet
 
 _BYTE_BUDGET = 2**28
@@ -38,4 +38,4 @@ class Remade:
             if self._bytes + images.nbytes <= _BYTE_BUDGET:
                 self._kept[key] = images
                 self._bytes += images.nbytes
-        return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        return scaled(images)

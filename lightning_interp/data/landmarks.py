@@ -9,8 +9,7 @@ from torch import Tensor
 
 from lightning_interp.data.probe import ProbeSet
 from lightning_interp.data.readers.face_parts import LANDMARKS
-from lightning_interp.data.regions import check_names
-from lightning_interp.errors import DatasetError
+from lightning_interp.errors import DatasetError, check_names
 
 Point = tuple[float, float]
 

@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_interp.data.probe import ProbeSet
+from lightning_interp.data.loading import BAD_IMAGE_ERRORS, BadImage, readable
+from lightning_interp.data.probe import ProbeItem, ProbeSet
 from lightning_interp.data.regions import CheckedRegions, FindRegions, PartRegions, default_regions, equal_area
 from lightning_interp.errors import DatasetError
 
@@ -29,14 +30,17 @@ class RegionBank:
         region: The region that should matter; the control is as large as this.
         contexts: The other regions.
         find: The user's function for regions; None to find them by part masks or landmarks.
+        on_bad_image: ``"raise"``, or ``"skip"`` images that cannot be read.
 
     Attributes:
         names: The regions, the control included, and "skin" where that is known.
+        indices: The images, without those that were skipped.
+        skipped: Images left out, ``(index, reason)``.
         shown: By region, ``(n,)`` bool, which of the images show it.
 
     Raises:
-        DatasetError: If a region is unknown, has no pixel in any image (a context's: outside of the region), two of
-            them are one, or one has the control's name.
+        DatasetError: If no image can be read, a region is unknown, has no pixel in any image (a context's: outside of
+            the region), two of them are one, or one has the control's name.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class RegionBank:
         region: str,
         contexts: Sequence[str],
         find: FindRegions | None = None,
+        on_bad_image: BadImage = "raise",
     ) -> None:
         wanted = list(dict.fromkeys((region, *contexts)))
         if region in contexts:
@@ -59,34 +64,42 @@ class RegionBank:
         self.names = tuple(dict.fromkeys((*self._find_names(), CONTROL)))
         self._bits: dict[int, NDArray[np.uint8]] = {}
         self._size = (0, 0)
-        shown = torch.zeros(len(indices), len(self.names), dtype=torch.bool)
-        for row, index in enumerate(indices):
-            masks = self._masks(probe, index)
-            shown[row] = masks.flatten(1).any(1)
+        self.skipped: list[tuple[int, str]] = []
+        shown = []
+        for index in indices:
+            try:
+                item = probe[index]
+            except BAD_IMAGE_ERRORS as error:
+                if on_bad_image == "raise":
+                    raise
+                self.skipped.append((index, f"{type(error).__name__}: {error}"))
+                continue
+            masks = self._masks(item)
+            shown.append(masks.flatten(1).any(1))
             self._bits[index] = np.packbits(masks.numpy())
-        self.shown = dict(zip(self.names, shown.unbind(1), strict=True))
+        self.indices = readable(indices, dict(self.skipped))
+        self.shown = dict(zip(self.names, torch.stack(shown, 1), strict=True))
         for name in wanted:
             if not self.shown[name].any():
                 rest = "" if name == region else f", outside of region '{region}'"
                 raise DatasetError(
-                    f"region '{name}' has no pixel in any of the {len(indices)} images of the probe set{rest}"
+                    f"region '{name}' has no pixel in any of the {len(self.indices)} images of the probe set{rest}"
                 )
 
     def _find_names(self) -> tuple[str, ...]:
         return tuple(name for name in self._find.names if name in self.wanted or name == SKIN)
 
-    def _masks(self, probe: ProbeSet, index: int) -> Tensor:
-        item = probe[index]
+    def _masks(self, item: ProbeItem) -> Tensor:
         found = dict(self._find(item))
         size = (item.image.shape[-2], item.image.shape[-1])
         if self._size == (0, 0):
             self._size = size
         if size != self._size:
-            raise DatasetError(f"image {index} is {size}, others are {self._size}: one probe set has one size")
+            raise DatasetError(f"image {item.index} is {size}, others are {self._size}: one probe set has one size")
         own = found[self.region]
         found |= {name: found[name] & ~own for name in self.wanted if name != self.region}
         others = torch.stack([found[name] for name in self.wanted]).any(0)
-        control = equal_area(own, others, index)
+        control = equal_area(own, others, item.index)
         kept = {**found, CONTROL: torch.zeros_like(own) if control is None else control}
         return torch.stack([kept[name] for name in self.names])
 

@@ -1,6 +1,5 @@
 """Where named regions (mouth, eyes, hair, background...) lie on a probe image: from part masks or landmarks."""
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,7 +11,7 @@ from torch.nn.functional import interpolate
 
 from lightning_interp.data.faces.make_up import eyelids
 from lightning_interp.data.probe import ProbeItem, ProbeSet
-from lightning_interp.errors import DatasetError
+from lightning_interp.errors import DatasetError, check_names
 from lightning_interp.functional.fills import dilate
 from lightning_interp.functional.regions import (
     BadPlaneError,
@@ -117,7 +116,7 @@ class PartRegions:
             rules = {group: _Rule(_of(numbers, names)) for group, names in groups.items()}
         elif groups is not None:
             known = {name: _Rule(own) for name, own in numbers.items()} | rules
-            check_names(groups, [*rules, *numbers])
+            check_names(groups, [*rules, *numbers], "region")
             rules = {name: known[name] for name in groups}
         self._rules = rules
         self._dilate = dilate
@@ -233,7 +232,7 @@ class CheckedRegions:
             DatasetError: If a region is not among the masks, or its mask is not a bool tensor of the image's size.
         """
         found, size = self._find(item), item.image.shape[-2:]
-        check_names(self.names, found)
+        check_names(self.names, found, "region")
         for name in self.names:
             mask = found[name]
             if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != size:
@@ -257,7 +256,7 @@ def default_regions(probe: ProbeSet, names: Sequence[str] | None = None) -> Regi
     parts = any(name in PART_GROUPS for name in PartRegions(probe).names)
     things = any(concept.category in _THINGS for concept in probe.concepts)
     if not parts and any("landmarks" in probe.facts(index) for index in range(len(probe))):
-        check_names(names or (), LandmarkRegions.names)
+        check_names(names or (), LandmarkRegions.names, "region")
         return LandmarkRegions()
     if not (parts or (things and names)):
         raise DatasetError(f"{type(probe).__name__} does not say where regions lie; {_FIX}")
@@ -287,16 +286,6 @@ def equal_area(mask: Tensor, forbidden: Tensor, index: int, seed: int = 0) -> Te
     found = torch.zeros_like(mask)
     found[tuple(allowed[nearest].T)] = True
     return found
-
-
-def check_names(names: Iterable[str], known: Iterable[str], kind: str = "region") -> None:
-    """Raise a ``DatasetError`` that names the likely spelling, unless all ``names`` are among the ``known``."""
-    known = list(known)
-    for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known[:30])}"
-            raise DatasetError(f"unknown {kind} {name!r}; {hint}")
 
 
 def _default_rules(probe: ProbeSet, numbers: Mapping[str, tuple[int, ...]]) -> dict[str, _Rule]:

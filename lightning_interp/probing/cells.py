@@ -1,18 +1,97 @@
 """One layer's exact thresholds and the cells above them, in one forward pass."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from lightning_interp.functional.quantile import QuantileOn, Reduce
+from lightning_interp.functional.quantile import QuantileOn, Reduce, quantile_rank, upper_quantile
 from lightning_interp.functional.upsampling import Cells, Grid, hot_cells, upsample_cells
-from lightning_interp.probing.health import UnitHealth
 from lightning_interp.probing.layers import LayerInfo
-from lightning_interp.probing.top_values import TopValues
-from lightning_interp.probing.values import computed
+from lightning_interp.probing.ranks import Ranks
+from lightning_interp.probing.sums import Sums
+
+
+class TopValues:
+    """Running exact upper quantile of each unit.
+
+    Keeps each unit's ``m`` largest values (:func:`~lightning_interp.functional.quantile.quantile_rank`); the
+    smallest of them bounds the final threshold from below and only rises, so that values, and whole maps, under
+    the bound can be let go at once. Its two collective steps are its own: what
+    :class:`~lightning_interp.probing.sums.Sums` reduces is gathered first.
+
+    Args:
+        num_units: U.
+        count: Values of a unit over the whole probe set and all processes, at most.
+        quantile: Share of values above the threshold.
+        dtype: float32, or float64 for upsampled values.
+        device: Where the values are.
+    """
+
+    def __init__(self, num_units: int, count: int, quantile: float, dtype: torch.dtype, device: torch.device) -> None:
+        self.quantile = quantile
+        self.m = quantile_rank(count, quantile)[0]
+        self.bound = torch.full((num_units,), -math.inf, dtype=torch.float64, device=device)
+        self._values = torch.full((num_units, 0), -math.inf, dtype=dtype, device=device)
+        self._filled = torch.zeros(num_units, dtype=torch.int64, device=device)
+
+    def update(self, values: Tensor) -> None:
+        """Take in ``(U, L)`` values (``-inf`` for "none")."""
+        if self._values.shape[1] < self.m:
+            self._settle(torch.cat([self._values, values], 1))
+            return
+        unit, place = (values > self.bound[:, None]).nonzero(as_tuple=True)
+        self.add(unit, values[unit, place])
+
+    def add(self, unit: Tensor, values: Tensor) -> None:
+        """Take in single values ``(P,)`` of the units ``(P,)``, given unit by unit."""
+        counts = torch.bincount(unit, minlength=len(self.bound))
+        needed = self._filled + counts
+        if int(needed.max()) > self._values.shape[1]:
+            self._settle(self._values)
+            needed = self._filled + counts
+            # Half as much again as must be kept, so that settling stays rare.
+            room = max(int(needed.max()), self.m + self.m // 2 + 1)
+            padding = self._values.new_full((len(self.bound), room - self._values.shape[1]), -math.inf)
+            self._values = torch.cat([self._values, padding], 1)
+        rank = torch.arange(len(unit), device=unit.device) - (counts.cumsum(0) - counts)[unit]
+        self._values[unit, self._filled[unit] + rank] = values
+        self._filled = needed
+
+    def guess(self, margin: float) -> Tensor:
+        """``(U,)`` float64, what the final threshold will hardly fall below, from the values so far; no bound.
+
+        Equal to :attr:`bound` once that is known. Before, while every value is still kept, the quantile of those
+        at ``margin`` times the share.
+        """
+        if bool((self.bound > -math.inf).all()):
+            return self.bound
+        kept = self._values.shape[1]
+        rank = torch.ceil(margin * self.quantile * self._filled).clamp(1, max(kept, 1)).long()
+        if not kept:
+            return self.bound
+        ordered = self._values.topk(int(rank.max()), dim=1).values
+        return torch.maximum(self.bound, ordered.gather(1, rank[:, None] - 1)[:, 0].double())
+
+    def _settle(self, values: Tensor) -> None:
+        """Keep the m largest and raise the bound."""
+        self._values = values.topk(min(self.m, values.shape[1]), dim=1).values
+        self._filled = (self._values > -math.inf).sum(1)
+        if self._values.shape[1] == self.m:
+            self.bound = torch.maximum(self.bound, self._values[:, -1].double())
+
+    def threshold(
+        self,
+        count: int,
+        reduce_sum: Reduce = lambda counts: counts,
+        reduce_min: Reduce = lambda least: least,
+    ) -> Tensor:
+        """``(U,)`` float64, the quantile of ``count`` values over all processes; collective if the reductions are."""
+        self._settle(self._values)
+        return upper_quantile(self._values, count, self.quantile, reduce_sum, reduce_min)
+
 
 # Upsampled pixels, and values of maps, worked on at a time: enough to keep the cores busy, few enough to stay in
 # their caches.
@@ -38,7 +117,7 @@ class CellPass(ABC, Generic[Labels]):
         num_images: Images of the whole probe set.
         byte_budget: Bytes that may be spent on surviving cells.
         device: Where the maps are.
-        sync: torchmetrics' arguments on how to meet other processes.
+        ranks: The processes that share the images.
 
     Attributes:
         thresholds: ``(U,)`` float64 once settled; NaN for a unit with a NaN or an infinity.
@@ -60,7 +139,7 @@ class CellPass(ABC, Generic[Labels]):
         num_images: int,
         byte_budget: int,
         device: torch.device,
-        sync: Mapping[str, Any],
+        ranks: Ranks,
     ) -> None:
         self.info, self.grid = info, grid
         self.byte_budget, self.device = byte_budget, device
@@ -73,7 +152,11 @@ class CellPass(ABC, Generic[Labels]):
             torch.float64 if self.upsampled else torch.float32,
             device,
         )
-        self.health = UnitHealth(info.units, **sync).to(device)
+        self._ranks = ranks
+        self._health = Sums(ranks)
+        self._health.add("low", torch.full((info.units,), math.inf, device=device), by="min")
+        self._health.add("high", torch.full((info.units,), -math.inf, device=device), by="max")
+        self._health.add("nonfinite", torch.zeros(info.units, dtype=torch.int64, device=device))
         self.thresholds = torch.empty(0)
         self.overflowed = False
         self._assumed = self.values.bound
@@ -107,8 +190,7 @@ class CellPass(ABC, Generic[Labels]):
     def _take(self, maps: Tensor, indices: Tensor) -> Cells:
         """Take in a few maps; gives the cells that may still matter."""
         peaks, low = maps.amax((2, 3)), maps.amin((2, 3))
-        self.health.update(maps, low, peaks)
-        self._set_aside_broken()
+        self._note_health(maps, low, peaks)
         if not bool((peaks.isfinite() & low.isfinite()).all()):
             maps = maps.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         self.look(maps, peaks, indices)
@@ -125,9 +207,16 @@ class CellPass(ABC, Generic[Labels]):
         self._assumed = torch.maximum(self._assumed, self.values.guess(_GUESS_MARGIN))
         return self._assumed
 
-    def _set_aside_broken(self) -> None:
-        """Units with a NaN or an infinity are not scored: nothing of theirs exceeds an infinite bound."""
-        self.values.bound[self.health.nonfinite > 0] = torch.inf
+    def _note_health(self, maps: Tensor, low: Tensor, peaks: Tensor) -> None:
+        """Range of each unit's values, and how many are NaN or infinite."""
+        health = self._health
+        health["low"] = torch.minimum(health["low"], low.nan_to_num(nan=math.inf).amin(0))
+        health["high"] = torch.maximum(health["high"], peaks.nan_to_num(nan=-math.inf).amax(0))
+        broken = ~(low.isfinite() & peaks.isfinite()).all(0)
+        if broken.any():
+            health["nonfinite"][broken] += (~maps[:, broken].isfinite()).sum((0, 2, 3))
+        # Units with a NaN or an infinity are not scored: nothing of theirs exceeds an infinite bound.
+        self.values.bound[health["nonfinite"] > 0] = torch.inf
 
     def _take_upsampled(self, cells: Cells) -> Cells:
         """Feed the quantile with the upsampled values of the cells; return those that still matter after it."""
@@ -150,18 +239,18 @@ class CellPass(ABC, Generic[Labels]):
     def _nbytes(self) -> int:
         return sum(kept.nbytes for kept in self._cells)
 
-    def settle(self, num_images: int, reduce_sum: Reduce, reduce_min: Reduce) -> None:
+    def settle(self, num_images: int) -> None:
         """Find the exact thresholds over the images of all processes; a collective call.
 
         Args:
             num_images: Images that were probed, on all processes together.
-            reduce_sum: Sums a tensor over the processes.
-            reduce_min: Takes its minimum.
         """
-        self.nonfinite, self.constant = computed(self.health, (self.info.units,), (self.info.units,))
-        broken = (self.nonfinite > 0).to(self.device)
-        thresholds = self.values.threshold(num_images * self.values_per_image, reduce_sum, reduce_min)
-        self.thresholds = thresholds.masked_fill(broken, torch.nan)
+        health = self._health.reduced()
+        self.nonfinite = health["nonfinite"]
+        self.constant = (health["low"] == health["high"]) & (self.nonfinite == 0)
+        count = num_images * self.values_per_image
+        thresholds = self.values.threshold(count, self._ranks.sum, self._ranks.min)
+        self.thresholds = thresholds.masked_fill((self.nonfinite > 0).to(self.device), torch.nan)
         if bool((self.thresholds < self._assumed).any()):
             self.overflowed, self._cells = True, []
 

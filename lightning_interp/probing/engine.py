@@ -1,110 +1,235 @@
 """What measures a network again and again on one probe set: its images, its layers, and sweeps shared with others."""
 
 import time
+import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from dataclasses import asdict
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from lightning_interp.data.loading import BAD_IMAGE_ERRORS, BadImage, checked_image
+from lightning_interp._options import check_options, keyword_options, show_options
+from lightning_interp.data.labels import LabelBank
+from lightning_interp.data.loading import BAD_IMAGE_ERRORS, Reading, checked_image
 from lightning_interp.data.probe import ProbeSet
 from lightning_interp.errors import DatasetError, LayerError, ResponseError
+from lightning_interp.functional.upsampling import Axis, Grid
 from lightning_interp.probing.layers import LayerInfo, describe_layers, resolve_layers
 from lightning_interp.probing.ranks import Ranks
-from lightning_interp.probing.runner import Forward, prepare
+from lightning_interp.probing.runner import Forward, prepare, statistics_device
 from lightning_interp.probing.session import probing
-from lightning_interp.probing.sweep import ProbeImages, Progress, Study, sweep
+from lightning_interp.probing.sweep import ProbeImages, Progress, Study, Task, sweep
 
-Result = TypeVar("Result")
+R = TypeVar("R")
 
 # GiB of one layer's maps for one batch.
 LARGEST_BATCH = 8
+# Units that a warning names.
+_NAMED = 8
+
+READING_OPTIONS = keyword_options(Reading)
 
 
-class SweepEngine(ABC, Generic[Result]):
-    """Measures layers of a network on one probe set, in sweeps that it can share with other engines.
+class Engine(ABC, Generic[R]):
+    """Measures a network on one probe set, again and again; what does not change in between is kept.
 
     Args:
         probe: The probe set.
-        layers: Module paths, globs or ``"auto"``.
-        batch_size: Images a forward pass; the last batch is padded to it.
-        num_workers: Loader processes.
-        max_samples: Use at most so many images, evenly spaced over the set; None for all.
-        byte_budget: Bytes that may be spent on keeping surviving activations, over all layers; past it a second
-            forward pass is made, with the same result.
-        on_bad_image: ``"raise"``, or ``"skip"`` images that cannot be read and report how many.
-        loader_timeout: Seconds to wait for a loader process before giving up.
+        **reading: How it is read: :class:`~lightning_interp.data.loading.Reading`.
 
     Attributes:
+        reading: How it is read.
         indices: The images.
         limit: Probe only the first so many of them (a trial run); None for all.
-        infos: Shapes of the layers, once :meth:`describe` has run.
 
     Raises:
         DatasetError: If the probe set is empty or none.
-        ValueError: If a number is out of range.
+        TypeError: If an option is unknown.
+        ValueError: If an option is out of range.
     """
 
-    def __init__(
-        self,
-        probe: ProbeSet,
-        layers: Sequence[str],
-        *,
-        batch_size: int,
-        num_workers: int,
-        max_samples: int | None,
-        byte_budget: int,
-        on_bad_image: BadImage,
-        loader_timeout: float,
-    ) -> None:
+    READING: ClassVar[Reading] = Reading()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            # The same options, with the defaults that this method has for them.
+            defaults = asdict(cls.READING)
+            show_options(cls.__init__, {name: p.replace(default=defaults[name]) for name, p in READING_OPTIONS.items()})
+
+    def __init__(self, probe: ProbeSet, **reading: Any) -> None:
         if not isinstance(probe, ProbeSet):
             raise DatasetError(
                 f"probe must be a ProbeSet, got {type(probe).__name__}; subclass ProbeSet for your own data"
             )
         if not len(probe):
             raise DatasetError("the probe set is empty")
-        check_least(batch_size=(batch_size, 1), num_workers=(num_workers, 0), byte_budget=(byte_budget, 0))
-        check_least(max_samples=(1 if max_samples is None else max_samples, 1))
-        if on_bad_image not in ("raise", "skip"):
-            raise ValueError(f"on_bad_image must be 'raise' or 'skip', got {on_bad_image!r}")
-        if loader_timeout <= 0:
-            raise ValueError(f"loader_timeout must be positive, got {loader_timeout}")
-        self.probe, self.layers = probe, layers
-        self.batch_size, self.num_workers, self.loader_timeout = batch_size, num_workers, loader_timeout
-        self.byte_budget, self.on_bad_image = byte_budget, on_bad_image
-        self.indices = _spread(len(probe), max_samples)
+        check_options(type(self).__name__, reading, keyword_options(type(self)))
+        self.probe = probe
+        self.reading = self.READING.but(type(self).__name__, **reading)
+        self.indices = self.reading.spread(range(len(probe)))
         self.limit: int | None = None
-        self.infos: dict[str, LayerInfo] = {}
+        self._warned: set[str] = set()
         self._described: weakref.ref[nn.Module] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Launchers pickle callbacks, between two fits too; a weak reference does not travel.
+        return self.__dict__ | {"_described": None}
+
+    @property
+    def chosen(self) -> tuple[int, ...]:
+        """The images of the next probe: all, or the first few in a trial run."""
+        return tuple(self.indices[: self.limit])
+
+    @abstractmethod
+    def describe(self, module: nn.Module, forward: Forward | None = None) -> Any:
+        """Check what can be checked with one image, before the first epoch; cheap, no collective."""
+
+    def describe_once(self, module: nn.Module, forward: Forward | None) -> None:
+        """Describe a network, unless it is the one that was described last."""
+        if self._described is None or self._described() is not module:
+            self.describe(module, forward)
+
+    @abstractmethod
+    def __call__(
+        self,
+        module: nn.Module,
+        *,
+        ranks: Ranks | None = None,
+        forward: Forward | None = None,
+        progress: Progress | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> R | None:
+        """Measure once; a collective call.
+
+        Args:
+            module: The network, unwrapped.
+            ranks: The processes that share the probe set; this one alone by default.
+            forward: How to call the network on prepared images.
+            progress: Called with images done and images in all, of this process.
+            should_stop: Asked before each batch; if any process says yes, all stop.
+            meta: Kept in the result.
+
+        Returns:
+            The result, equal on every process; None if it was stopped.
+
+        Raises:
+            ProbeError: If a process of several failed; a single process raises the error itself.
+        """
+
+    def once(self, module: nn.Module, *, progress: Progress | None = None) -> R:
+        """Measure a network outside of training."""
+        result = self(module, progress=progress)
+        assert result is not None  # only should_stop stops it
+        return result
+
+    def settings(self) -> dict[str, Any]:
+        """What the numbers depend on, JSON-able."""
+        return {
+            "probe": self.probe.fingerprint(),
+            "probe_kind": type(self.probe).__name__,
+            "batch_size": self.reading.batch_size,
+        }
+
+    def say_once(self, subject: str, text: str) -> None:
+        """Warn of something, however often it is found, once."""
+        if subject not in self._warned:
+            self._warned.add(subject)
+            warnings.warn(text, stacklevel=4)
+
+    def say_skipped(self, skipped: Sequence[tuple[int, str]], num_images: int) -> None:
+        """Warn of images left out, once."""
+        if skipped:
+            index, reason = min(skipped)
+            images = f"{len(skipped)} of {num_images + len(skipped)} images of the probe set"
+            self.say_once("", f"left out: {images}; the first, image {index}: {reason}")
+
+    def say_nonfinite(self, layer: str, units: Sequence[int], num_units: int, what: str = "units") -> None:
+        """Warn of units that cannot be scored, once a layer."""
+        if len(units):
+            more = ", ..." if len(units) > _NAMED else ""
+            self.say_once(
+                f"layer {layer}",
+                f"layer '{layer}': {len(units)} of {num_units} {what} gave NaN or infinite activations "
+                f"({', '.join(map(str, units[:_NAMED]))}{more}): not scored",
+            )
+
+    def example(self) -> Tensor:
+        """``(C, H, W)``: the first image that can be read, as :meth:`first`."""
+        return self.first()[1]
+
+    def first(self) -> tuple[int, Tensor]:
+        """The first image that can be read: its number, and ``(C, H, W)``.
+
+        Raises:
+            DatasetError: If there is none, or one cannot be read and none is to be skipped.
+        """
+        for index in self.indices:
+            try:
+                return index, checked_image(self.probe, index)
+            except BAD_IMAGE_ERRORS:
+                if self.reading.on_bad_image == "raise":
+                    raise
+        raise DatasetError("no image of the probe set can be read")
+
+
+# So that an engine without options of its own shows them, too.
+show_options(Engine.__init__, READING_OPTIONS)
+
+
+class SweepEngine(Engine[R]):
+    """Measures layers of a network, in sweeps that it can share with other engines.
+
+    Args:
+        probe: The probe set.
+        layers: Module paths, globs or ``"auto"``.
+        **reading: How it is read.
+
+    Attributes:
+        bank: Encoded labels of the probe set, where a method needs some; a subclass makes it.
+        infos: Shapes of the layers, once :meth:`describe` has run.
+        grids: By layer, where its values lie, once :meth:`describe` has run.
+    """
+
+    bank: LabelBank | None = None
+
+    def __init__(self, probe: ProbeSet, layers: Sequence[str] = ("auto",), **reading: Any) -> None:
+        super().__init__(probe, **reading)
+        self.layers = layers
+        self.infos: dict[str, LayerInfo] = {}
+        self.grids: dict[str, Grid] = {}
 
     @property
     def images(self) -> ProbeImages:
         """What is probed, and how it is read."""
-        return ProbeImages(
-            probe=self.probe,
-            indices=tuple(self.indices[: self.limit]),
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            on_bad_image=self.on_bad_image,
-            loader_timeout=self.loader_timeout,
-        )
+        return ProbeImages(self.probe, self.chosen, self.reading, self.bank is not None)
+
+    def place(self, module: nn.Module, layer: nn.Module, info: LayerInfo, shape: tuple[int, int, int]) -> Grid:
+        """Where the values of a layer lie, on images of that ``(C, H, W)`` or their masks; equal cells by default."""
+        return Grid(*(Axis.cells(n, pixels) for n, pixels in zip((info.height, info.width), shape[1:], strict=True)))
 
     @abstractmethod
-    def place(self, module: nn.Module, layer: nn.Module, info: LayerInfo, shape: tuple[int, int, int]) -> None:
-        """Find where the values of a layer lie on images of that ``(C, H, W)``."""
-
-    @abstractmethod
-    def study(self, module: nn.Module, ranks: Ranks, forward: Forward | None) -> Study:
+    def study(self, task: Task) -> Study:
         """One measurement, to take part in a sweep."""
 
     @abstractmethod
-    def result(
-        self, study: Any, skipped: Sequence[tuple[int, str]], seconds: float, ranks: Ranks, meta: Mapping[str, Any]
-    ) -> Result:
-        """What a finished study of :meth:`study` has found; no collective."""
+    def result(self, study: Any, **about: Any) -> R:
+        """What a finished study of :meth:`study` has found; no collective.
+
+        Args:
+            study: The study.
+            **about: What every result says of itself: ``num_images``, ``settings``, ``seconds``, ``meta``.
+
+        Raises:
+            ResponseError: If there is nothing to measure in what the layers respond with.
+        """
+
+    def notices(self, result: R) -> None:
+        """Warn of what a user should hear of a result; rank zero only."""
 
     def describe(self, module: nn.Module, forward: Forward | None = None) -> dict[str, LayerInfo]:
         """Resolve the layers and learn the shapes of their maps from one image; cheap, no collective.
@@ -118,43 +243,41 @@ class SweepEngine(ABC, Generic[Result]):
             DatasetError: If the first image cannot be read.
         """
         with probing(module):
-            image = self._example()[None]
+            image = self.example()[None]
             infos = describe_layers(module, self.layers, prepare(image, module, self.probe.normalize), forward)
             for info in infos.values():
                 self._check_size(info)
             channels, height, width = image.shape[1:]
-            for name, layer in resolve_layers(module, list(infos)).items():
-                self.place(module, layer, infos[name], (channels, height, width))
+            self.grids = {
+                name: self.place(module, layer, infos[name], (channels, height, width))
+                for name, layer in resolve_layers(module, list(infos)).items()
+            }
         self.infos, self._described = infos, weakref.ref(module)
         return infos
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Launchers pickle callbacks, between two fits too; a weak reference does not travel.
-        return self.__dict__ | {"_described": None}
-
-    def known(self, module: nn.Module, forward: Forward | None = None) -> dict[str, LayerInfo]:
-        """As :meth:`describe`, unless this network was described last."""
-        if self._described is None or self._described() is not module:
-            return self.describe(module, forward)
-        return self.infos
+    def task(self, module: nn.Module, ranks: Ranks, forward: Forward | None) -> Task:
+        """What a study of this network is given; the layers are described anew if it is not the last one."""
+        self.describe_once(module, forward)
+        return Task(
+            module=module,
+            forward=forward,
+            ranks=ranks,
+            device=statistics_device(module),
+            probe=self.probe,
+            labels=self.bank,
+            infos=dict(self.infos),
+            grids=dict(self.grids),
+            reading=self.reading,
+        )
 
     def _check_size(self, info: LayerInfo) -> None:
         """Refuse maps of which one batch alone would fill the memory, before they are made."""
-        size = self.batch_size * info.units * info.height * info.width * 4 / 2**30
+        size = self.reading.batch_size * info.units * info.height * info.width * 4 / 2**30
         if size > LARGEST_BATCH:
             raise LayerError(
-                f"layer '{info.name}' gives {size:.1f} GiB of activations a batch of {self.batch_size} images, more "
-                f"than {LARGEST_BATCH} GiB; lower batch_size or choose a later layer"
+                f"layer '{info.name}' gives {size:.1f} GiB of activations a batch of {self.reading.batch_size} images, "
+                f"more than {LARGEST_BATCH} GiB; lower batch_size or choose a later layer"
             )
-
-    def _example(self) -> Tensor:
-        for index in self.indices:
-            try:
-                return checked_image(self.probe, index)
-            except BAD_IMAGE_ERRORS:
-                if self.on_bad_image == "raise":
-                    raise
-        raise DatasetError("no image of the probe set can be read")
 
     def __call__(
         self,
@@ -165,7 +288,7 @@ class SweepEngine(ABC, Generic[Result]):
         progress: Progress | None = None,
         should_stop: Callable[[], bool] | None = None,
         meta: Mapping[str, Any] | None = None,
-    ) -> Result | None:
+    ) -> R | None:
         """Measure once, in a sweep of its own; a collective call. As :func:`measure_together` for one engine.
 
         Raises:
@@ -216,7 +339,13 @@ def measure_together(
     start = time.perf_counter()
     # Off, for what is made in inference mode cannot be used freely outside of it.
     with torch.inference_mode(False), torch.no_grad():
-        studies = [engine.study(module, ranks, forward) for engine in engines]
+        studies: list[Study] = []
+        error: Exception | None = None
+        try:
+            studies = [engine.study(engine.task(module, ranks, forward)) for engine in engines]
+        except Exception as failure:  # A layer that only this process cannot describe: the others must not wait.
+            error = failure
+        ranks.agree(error)
         skipped = sweep(
             studies, engines[0].images, module, ranks, forward=forward, progress=progress, should_stop=should_stop
         )
@@ -224,7 +353,6 @@ def measure_together(
             return None
         seconds = time.perf_counter() - start
         found: list[Any] = []
-        error: Exception | None = None
         try:
             for engine, study, meta in zip(engines, studies, metas, strict=True):
                 found.append(_result(engine, study, skipped, seconds, ranks, meta))
@@ -234,22 +362,20 @@ def measure_together(
         return found
 
 
-def _result(engine: SweepEngine[Any], *found: Any) -> Any:
+def _result(
+    engine: SweepEngine[Any],
+    study: Study,
+    skipped: Sequence[tuple[int, str]],
+    seconds: float,
+    ranks: Ranks,
+    meta: Mapping[str, Any],
+) -> Any:
+    settings = engine.settings() | {"num_skipped": len(skipped)}
     try:
-        return engine.result(*found)
+        result = engine.result(study, num_images=len(study.kept), settings=settings, seconds=seconds, meta=dict(meta))
     except ResponseError as error:
         return error
-
-
-def check_least(**numbers: tuple[int, int]) -> None:
-    """Raise a ``ValueError`` that names the number which is below its minimum, given as ``(value, minimum)``."""
-    for name, (value, minimum) in numbers.items():
-        if value < minimum:
-            raise ValueError(f"{name} must be at least {minimum}, got {value}")
-
-
-def _spread(length: int, most: int | None) -> list[int]:
-    """At most ``most`` indices, evenly spaced: the start of a set sorted by name would be no fair sample."""
-    if most is None or most >= length:
-        return list(range(length))
-    return [i * length // most for i in range(most)]
+    if ranks.rank == 0:
+        engine.say_skipped(skipped, len(study.kept))
+        engine.notices(result)
+    return result

@@ -1,13 +1,12 @@
 """Layer names: exact paths, globs and ``auto``, resolved to modules before anything runs."""
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
-from lightning_interp.errors import LayerError
+from lightning_interp.errors import LayerError, unknown
 from lightning_interp.probing.runner import Forward
 from lightning_interp.probing.tap import tap
 
@@ -78,9 +77,7 @@ def _matches(name: str, layers: Mapping[str, nn.Module]) -> list[str]:
         if not matches:
             raise LayerError(f"no layer matches '{name}'; the layers are {_some(layers)}")
         return matches
-    near = difflib.get_close_matches(name, layers, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"the layers are {_some(layers)}"
-    raise LayerError(f"unknown layer '{name}'; {hint}")
+    raise unknown(name, layers, "layer", LayerError, most=3, otherwise=f"the layers are {_some(layers)}")
 
 
 def _glob(path: str, pattern: str) -> bool:

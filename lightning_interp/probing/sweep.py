@@ -2,19 +2,21 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_interp.data.labels import LabelBank
-from lightning_interp.data.loading import BadImage, ProbeBatch, ShardSampler, probe_batches
+from lightning_interp.data.loading import ProbeBatch, Reading, ShardSampler, probe_batches, readable
 from lightning_interp.data.probe import ProbeSet
-from lightning_interp.errors import DatasetError
-from lightning_interp.probing.layers import resolve_layers
+from lightning_interp.functional.upsampling import Grid
+from lightning_interp.probing.layers import LayerInfo, resolve_layers
 from lightning_interp.probing.ranks import Ranks
 from lightning_interp.probing.runner import Forward, Stopped, module_device, run
 from lightning_interp.probing.session import probing
+from lightning_interp.probing.sums import Sums
 
 Progress = Callable[[int, int], None]
 
@@ -26,57 +28,105 @@ class ProbeImages:
     Args:
         probe: The probe set.
         indices: Its images, in order.
-        batch_size: Images a forward pass; the last batch is padded to it.
-        num_workers: Loader processes.
-        on_bad_image: ``"raise"``, or ``"skip"`` images that cannot be read.
-        loader_timeout: Seconds to wait for a loader process.
+        reading: How they are read.
+        labelled: Whether labels are read with them; an image whose labels are bad is as bad as its pixels, then.
     """
 
     probe: ProbeSet
     indices: tuple[int, ...]
-    batch_size: int
-    num_workers: int
-    on_bad_image: BadImage
-    loader_timeout: float
+    reading: Reading
+    labelled: bool = True
 
     def same(self, other: "ProbeImages") -> bool:
         """Whether both give the network the same batches, so that one forward pass does for both."""
-        own, its = ((each.indices, each.batch_size, each.on_bad_image, each.probe.normalize) for each in (self, other))
+        own, its = (
+            (each.indices, each.labelled, each.reading.batch_size, each.reading.on_bad_image, each.probe.normalize)
+            for each in (self, other)
+        )
         return own == its and (self.probe is other.probe or self.probe.fingerprint() == other.probe.fingerprint())
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a study is given: a network, the images, and where the values of its layers lie on them.
+
+    Args:
+        module: The network, unwrapped.
+        forward: How to call it on prepared images; None for the module itself.
+        ranks: The processes that share the images.
+        device: Where the maps come out.
+        probe: The probe set.
+        labels: Its encoded labels; None where the engine has no bank.
+        infos: Shapes of the layers' maps, by name.
+        grids: By layer, the place of its values on the masks, or on the images: as the method says.
+        reading: How the images are read.
+    """
+
+    module: nn.Module
+    forward: Forward | None
+    ranks: Ranks
+    device: torch.device
+    probe: ProbeSet
+    labels: LabelBank | None
+    infos: Mapping[str, LayerInfo]
+    grids: Mapping[str, Grid]
+    reading: Reading
+
+    @property
+    def bank(self) -> LabelBank:
+        """The encoded labels, of an engine that has a bank."""
+        assert self.labels is not None, "the engine has no bank of labels; give it one: self.bank = LabelBank(...)"
+        return self.labels
+
+    @property
+    def byte_budget(self) -> int:
+        """Bytes that a layer may keep."""
+        return self.reading.byte_budget // max(len(self.infos), 1)
 
 
 class Study(ABC):
     """One measurement of a sweep: what it takes of the maps, in steps between which the processes agree.
 
+    Args:
+        task: What to measure.
+
     Attributes:
-        bank: Encoded labels; the sweep reads those that are missing.
+        sums: What all processes add up, once, when the sweep is over.
+        totals: Once frozen, what they added up to.
+        kept: Once settled, the images that could be read, on all processes together.
     """
 
-    bank: LabelBank
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.sums = Sums(task.ranks)
+        self.totals: Mapping[str, Tensor] = {}
+        self.kept: list[int] = []
 
-    @abstractmethod
-    def begin(self, num_images: int) -> Sequence[str]:
-        """Make room for so many images; the layers to tap. No collective."""
+    def start(self, num_images: int) -> None:  # noqa: B027 - a study may have nothing to make room for
+        """Make room for so many images. No collective."""
 
     @abstractmethod
     def update(self, batch: ProbeBatch, maps: Mapping[str, Tensor]) -> None:
         """Take in a batch, ``{layer: (n, U, h, w) float32}``. No collective."""
 
-    @abstractmethod
     def settle(self, kept: Sequence[int]) -> None:
         """Find what all images decide together, now that it is known which could be read; collective."""
+        self.kept = list(kept)
 
-    @abstractmethod
     def tally(self, batches: Sequence[list[int]]) -> Sequence[str]:
         """Count from what was kept of these batches; the layers whose maps must be seen again. No collective."""
+        return []
 
-    @abstractmethod
-    def update_again(self, batch: ProbeBatch, maps: Mapping[str, Tensor]) -> None:
+    def update_again(self, batch: ProbeBatch, maps: Mapping[str, Tensor]) -> None:  # noqa: B027 - few look twice
         """Take in a batch of the layers that :meth:`tally` named. No collective."""
 
-    @abstractmethod
     def freeze(self) -> None:
         """Sum over the processes; collective."""
+        self.totals = self.sums.reduced()
+
+    @abstractmethod
+    def found(self) -> Mapping[str, Any]:
+        """What was found, by layer, once frozen. No collective."""
 
 
 def sweep(
@@ -116,7 +166,7 @@ def sweep(
         if any(stopped for _, stopped in notes):
             return None
         skipped = [image for bad, _ in notes for image in bad]
-        kept = _readable(images.indices, dict(skipped))
+        kept = readable(images.indices, dict(skipped))
         for study in studies:
             study.settle(kept)
         error = _error_of(under_way.tally)
@@ -133,13 +183,6 @@ def _error_of(step: Callable[[], None]) -> Exception | None:
     except Exception as error:
         return error
     return None
-
-
-def _readable(indices: Sequence[int], skipped: Mapping[int, str]) -> list[int]:
-    kept = [index for index in indices if index not in skipped]
-    if not kept:
-        raise DatasetError(f"no image of the probe set can be read; first: {next(iter(skipped.values()))}")
-    return kept
 
 
 class _Sweep:
@@ -163,10 +206,18 @@ class _Sweep:
         self.stopped = False
         self._done = 0
 
+    @property
+    def banks(self) -> list[LabelBank]:
+        """Where labels go, those first whose masks are of the size that the loader encodes."""
+        banks = [study.task.labels for study in self.studies if study.task.labels is not None]
+        return [*dict.fromkeys(banks)]
+
     def collect(self) -> None:
         """First sweep."""
-        layers = [name for study in self.studies for name in study.begin(len(self.images.indices))]
-        self._run(_First(self), self.shard, layers, self.images.on_bad_image)
+        for study in self.studies:
+            study.start(len(self.images.indices))
+        layers = [name for study in self.studies for name in study.task.infos]
+        self._run(_First(self), self.shard, layers, self.images.reading)
 
     def tally(self) -> None:
         """Count, with a second sweep for those who need it."""
@@ -176,20 +227,14 @@ class _Sweep:
             self._done = 0
             seen = [index for batch in self.batches for index in batch]
             # What the first sweep has read is in the totals: the second cannot leave it out.
-            self._run(_Second([study for study, names in again if names]), seen, layers, "raise")
+            strictly = replace(self.images.reading, on_bad_image="raise")
+            self._run(_Second([study for study, names in again if names]), seen, layers, strictly)
 
-    def _run(self, into: Any, indices: Sequence[int], layers: Sequence[str], on_bad_image: BadImage) -> None:
-        bank = self.studies[0].bank
-        batches = probe_batches(
-            bank.encoder,
-            indices,
-            batch_size=self.images.batch_size,
-            known=bank,
-            num_workers=self.images.num_workers,
-            on_bad_image=on_bad_image,
-            pin_memory=module_device(self.module).type == "cuda",
-            timeout=self.images.loader_timeout,
-        )
+    def _run(self, into: Any, indices: Sequence[int], layers: Sequence[str], reading: Reading) -> None:
+        banks = self.banks
+        source = banks[0].encoder if banks else self.images.probe
+        pin = module_device(self.module).type == "cuda"
+        batches = probe_batches(source, indices, reading, known=_KnownToAll(banks), pin_memory=pin)
         try:
             run(
                 self.module,
@@ -218,14 +263,24 @@ class _First:
 
     def update(self, batch: ProbeBatch, maps: Mapping[str, Tensor]) -> None:
         self.sweep.batches.append(batch.indices)
-        first = self.sweep.studies[0].bank
-        for study in self.sweep.studies:
-            if study.bank.encoder.mask_size == first.encoder.mask_size:
+        for bank in self.sweep.banks:
+            if bank.encoder.mask_size == self.sweep.banks[0].encoder.mask_size:
                 for index, regions in zip(batch.indices, batch.regions, strict=True):
                     if regions is not None:
-                        study.bank.put(index, regions)
-            study.bank.ensure(batch.indices)
+                        bank.put(index, regions)
+            bank.ensure(batch.indices)
+        for study in self.sweep.studies:
             study.update(batch, maps)
+
+
+class _KnownToAll:
+    """Images whose labels need not be read: every bank that the loader encodes for has them."""
+
+    def __init__(self, banks: Sequence[LabelBank]) -> None:
+        self.banks = [bank for bank in banks if bank.encoder.mask_size == banks[0].encoder.mask_size]
+
+    def __contains__(self, index: object) -> bool:
+        return all(index in bank for bank in self.banks)
 
 
 class _Second:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightning_interp._extras import require
+from lightning_interp._extras import available, require
 from lightning_interp.errors import DatasetError
 
 
@@ -91,6 +92,64 @@ def write_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     blob = require("safetensors.numpy").save({k: np.ascontiguousarray(v) for k, v in arrays.items()})
     with _atomic(path) as file:
         file.write(blob)
+
+
+def write_result(
+    folder: str | Path,
+    file: str,
+    document: Mapping[str, Any],
+    *,
+    texts: Mapping[str, str],
+    arrays: Mapping[str, Mapping[str, NDArray[Any]]] | None = None,
+) -> Path:
+    """Write a result to a folder: texts and arrays by file name, then the document. Where that is, all is there.
+
+    Without safetensors the arrays are left out, with a warning; the document says under ``arrays`` whether they are
+    there.
+
+    Returns:
+        The path of the document.
+    """
+    folder = Path(folder)
+    whole = arrays is None or available("safetensors")
+    if not whole:
+        warnings.warn(
+            "safetensors is not installed, so results are saved without their arrays and cannot be loaded "
+            "again; run: pip install 'lightning-interp[io]'",
+            stacklevel=3,
+        )
+    (folder / file).unlink(missing_ok=True)
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    for name, values in (arrays or {}).items() if whole else ():
+        write_safetensors(folder / name, values)
+    write_json(folder / file, document if arrays is None else {**document, "arrays": whole})
+    return folder / file
+
+
+@contextmanager
+def reading(path: Path, what: str = "a saved result") -> Iterator[None]:
+    """Tell of whatever is wrong with a file as a ``DatasetError`` that names it."""
+    try:
+        yield
+    except DatasetError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{path}: not {what}: {type(error).__name__}: {error}") from error
+
+
+def read_document(path: Path, form: int) -> dict[str, Any]:
+    """Read what :func:`write_result` wrote as the document.
+
+    Raises:
+        DatasetError: If it is of another form, or was saved without its arrays.
+    """
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if document["format"] != form:
+        raise DatasetError(f"{path}: format {document['format']!r}, expected {form}")
+    if not document["arrays"]:
+        raise DatasetError(f"{path}: saved without its arrays, for safetensors was not installed")
+    return document
 
 
 def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_interp.data.labels import LabelBank, LabelEncoder
-from lightning_interp.data.loading import probe_batches
+from lightning_interp.data.loading import Reading, probe_batches, readable, scaled
 from lightning_interp.errors import DatasetError
 from tests.helpers.probes import RandomProbe
 
@@ -25,8 +25,9 @@ class Broken(RandomProbe):
         return super().labels(index)
 
 
-def batches(probe, indices, batch_size=4, **options):
-    return list(probe_batches(LabelEncoder(probe, probe.mask_size), indices, batch_size=batch_size, **options))
+def batches(probe, indices, batch_size=4, known=(), **options):
+    reading = Reading(batch_size=batch_size, **options)
+    return list(probe_batches(LabelEncoder(probe, probe.mask_size), indices, reading, known=known))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -52,6 +53,25 @@ def test_labels_known_already_are_not_read_again():
     bank.ensure([1])
     (batch,) = batches(probe, [0, 1, 2], known=bank)
     assert [regions is None for regions in batch.regions] == [False, True, False]
+
+
+def test_images_alone_need_no_labels():
+    reading = Reading(batch_size=3, on_bad_image="skip")
+    found = list(probe_batches(Broken(6), range(6), reading))
+    # Of image 3 the labels alone are bad.
+    assert [b.indices for b in found] == [[0, 1], [3, 4]]
+    assert [b.regions for b in found] == [[None, None]] * 2
+
+
+def test_scaled_images():
+    assert torch.equal(scaled(torch.tensor([0, 51, 255], dtype=torch.uint8)), torch.tensor([0, 51, 255]) / 255)
+    assert torch.equal(scaled(torch.tensor([0.5, 3.0], dtype=torch.float64)), torch.tensor([0.5, 3.0]))
+
+
+def test_what_is_left_when_bad_images_are():
+    assert readable([4, 2, 7], {2: "truncated"}) == [4, 7]
+    with pytest.raises(DatasetError, match="no image of the probe set can be read; first: truncated"):
+        readable([2], {2: "truncated"})
 
 
 @pytest.mark.parametrize(("index", "error"), [(2, OSError), (3, DatasetError), (8, KeyError)])
@@ -151,3 +171,35 @@ def test_a_missing_file_is_no_lost_process_where_there_is_none():
 
     with pytest.raises(FileNotFoundError, match=r"3\.jpg"):
         batches(Missing(3), range(3))
+
+
+def test_reading_out_of_range():
+    for options, message in (
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
+        ({"max_samples": 0}, "max_samples must be at least 1, got 0"),
+        ({"byte_budget": -1}, "byte_budget must be at least 0, got -1"),
+        ({"on_bad_image": "ignore"}, "on_bad_image must be 'raise' or 'skip', got 'ignore'"),
+        ({"loader_timeout": 0.0}, "loader_timeout must be positive, got 0.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Reading(**options)
+        with pytest.raises(ValueError, match=message):
+            Reading().but("Engine", **options)
+
+
+def test_reading_but_other_options():
+    reading = Reading(byte_budget=5).but("Engine", batch_size=2)
+    assert (reading.byte_budget, reading.batch_size, reading.num_workers) == (5, 2, 0)
+    with pytest.raises(TypeError, match="Engine: unknown option 'batchsize'; did you mean 'batch_size'"):
+        reading.but("Engine", batchsize=3)
+    with pytest.raises(TypeError, match="Engine: unknown option 'top'; there are batch_size, num_workers"):
+        reading.but("Engine", top=3)
+
+
+@pytest.mark.parametrize(
+    ("most", "found"), [(None, [5, 6, 7, 8]), (9, [5, 6, 7, 8]), (3, [5, 6, 7]), (2, [5, 7]), (1, [5])]
+)
+def test_samples_are_spread_evenly(most, found):
+    assert Reading(max_samples=most).spread([5, 6, 7, 8]) == found
+    assert Reading(max_samples=most).spread([]) == []

@@ -151,3 +151,22 @@ def test_images_of_two_sizes_are_refused():
 
     with pytest.raises(DatasetError, match=r"image 4 is \(25, 24\), others are \(24, 24\)"):
         bank(Growing(ROWS), regions=regions)
+
+
+class Torn(TinyFaces):
+    def image(self, index):
+        if index in (0, 4):
+            raise OSError(f"{index}.jpg is truncated")
+        return super().image(index)
+
+
+def test_images_that_cannot_be_read_are_raised_or_left_out():
+    with pytest.raises(OSError, match="0"):
+        bank(Torn(ROWS))
+    kept = RegionBank(Torn(ROWS, without_mouth=[3]), range(6), "mouth", ["lids"], find, "skip")
+    assert kept.indices == [1, 2, 3, 5]
+    assert kept.skipped == [(0, "OSError: 0.jpg is truncated"), (4, "OSError: 4.jpg is truncated")]
+    assert kept.shown["mouth"].tolist() == [True, True, False, True]
+    # What is wrong with the regions is no bad image.
+    with pytest.raises(DatasetError, match="of image 1 must be a bool tensor"):
+        RegionBank(Torn(ROWS), range(6), "mouth", ["lids"], lambda item: {"mouth": MOUTH.float(), "lids": LIDS}, "skip")

@@ -43,6 +43,8 @@ from tests.golden.freeze import forms, freeze, in_short
 from tests.golden.network import LAYERS, OUTPUTS, GoldenModule, face_loader, faces, golden_net
 
 EVERY = Every(n_epochs=1, at_start=True)
+# What was frozen is all that was logged; the headline alone came later.
+ALL = {"scalars": "all"}
 QUESTION = {"target": "lipstick", "region": "mouth", "contexts": {"makeup": "eyes", "blond": "hair"}}
 # All but those that need captum.
 CHECKS = (
@@ -95,7 +97,7 @@ def dissect_pnas2020(folder):
 
 
 def dissect_receptive_field(folder):
-    return _dissection(folder, LAYERS[:1], upsample="receptive_field", images="all", quantile=0.02, max_samples=24)
+    return _dissection(folder, LAYERS[:1], upsample="receptive_field", area_images="all", quantile=0.02, max_samples=24)
 
 
 def _bias(folder, net, **options):
@@ -145,7 +147,7 @@ def parts_cvpr2018(folder):
 
 
 def parts_aaai2018(folder):
-    return _parts(folder, variant="aaai2018", rule="peak", category="blond", parts=["eye", "mouth", "nose"])
+    return _parts(folder, variant="aaai2018", rule="peak", category_attribute="blond", parts=["eye", "mouth", "nose"])
 
 
 GRAPH = {"patterns": (3, 2), "iterations": 5, "parents": 4}
@@ -262,12 +264,12 @@ def make_dissection(**options):
     return NetworkDissection(
         faces(),
         LAYERS,
-        **{"quantile": 0.02, "batch_size": 16, "top_k": 2, "gallery_rows": 3, "schedule": EVERY} | options,
+        **{"quantile": 0.02, "batch_size": 16, "top_k": 2, "gallery_rows": 3, "schedule": EVERY} | ALL | options,
     )
 
 
 def make_bias(**options):
-    options = {"outputs": OUTPUTS, "batch_size": 16, "examples": 1, "schedule": EVERY} | options
+    options = {"outputs": OUTPUTS, "batch_size": 16, "examples": 1, "schedule": EVERY} | ALL | options
     return ContextBias(faces(), **QUESTION, **options)
 
 
@@ -277,15 +279,16 @@ def make_small_bias():
 
 
 def make_location(**options):
-    return LocationInstability(faces(), LAYERS, **{"batch_size": 16, "gallery_rows": 3, "schedule": EVERY} | options)
+    options = {"batch_size": 16, "gallery_rows": 3, "schedule": EVERY} | ALL | options
+    return LocationInstability(faces(), LAYERS, **options)
 
 
 def make_parts(**options):
-    return PartInterpretability(faces(), LAYERS, **{"batch_size": 16, "schedule": EVERY} | options)
+    return PartInterpretability(faces(), LAYERS, **{"batch_size": 16, "schedule": EVERY} | ALL | options)
 
 
 def make_graph(**options):
-    options = {"options": GraphOptions(**GRAPH), "batch_size": 16, "schedule": Every()} | options
+    options = {"options": GraphOptions(**GRAPH), "batch_size": 16, "schedule": Every()} | ALL | options
     return ExplanatoryGraph(faces(24), LAYERS, **options)
 
 

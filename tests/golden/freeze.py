@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -106,8 +107,14 @@ def _mixing(count):
     return np.arange(count) * 7919 % 101
 
 
+# What came later, beside what was frozen: whether a score is known; history and probe set in every state; how many
+# images were skipped.
+LATER = re.compile(r".*: [^ ]*_known(/[^/]*)?|state\.(history|probe)\b.*|(files\.bias\.json\.)?settings\.num_skipped")
+
+
 def differences(frozen, found):
-    """In words, every field that is missing, new or another, with by how much."""
+    """In words, every field that is missing, new but for :data:`LATER`, or another, with by how much."""
+    found = {path: value for path, value in found.items() if path in frozen or not LATER.fullmatch(path)}
     told = [f"{path}: is gone; it was {_short(frozen[path])}" for path in frozen if path not in found]
     told += [f"{path}: is new: {_short(found[path])}" for path in found if path not in frozen]
     # Scores by their names before the sums of tables that hold them.
@@ -140,6 +147,7 @@ def in_short(thing):
     """The same with large tables of scores, which are frozen elsewhere in full, as a digest of names and an array."""
     if isinstance(thing, Mapping):
         if len(thing) > 12 and all(isinstance(value, int | float) for value in thing.values()):
+            thing = {name: value for name, value in thing.items() if "_known" not in name}
             values = [0.0 if name.rsplit("/", 1)[-1] in CLOCKS else value for name, value in thing.items()]
             return {"names": hashlib.sha256("\n".join(thing).encode()).hexdigest()[:16], "values": np.array(values)}
         return {key: in_short(value) for key, value in thing.items()}

@@ -142,6 +142,12 @@ def make_diagnoser(probe, *, question=QUESTION, **options):
     return Diagnoser(probe, *question, **OPTIONS | options)
 
 
+def look_at(diagnoser, model, indices):
+    """Images as the checks see them."""
+    images = torch.stack([diagnoser.read(index) for index in indices])
+    return diagnoser.view(diagnoser.network(model), indices, images)
+
+
 def values(result):
     """By name, the value of every score."""
     return {name: score.value for name, score in result.scores.items()}

@@ -7,7 +7,8 @@ import torch
 from lightning_interp.functional.upsampling import Axis, Grid
 from lightning_interp.methods.graph.callback import ExplanatoryGraph
 from lightning_interp.methods.graph.options import GraphOptions
-from lightning_interp.methods.graph.result import GraphResult, Inference, LayerPatterns, PatternLayer
+from lightning_interp.methods.graph.patterns import Inference, LayerPatterns, PatternLayer
+from lightning_interp.methods.graph.result import GraphResult
 from tests.helpers.parts import SpotProbe
 
 LAYERS = ("features.12", "features.8", "features.4")

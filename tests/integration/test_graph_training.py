@@ -83,11 +83,24 @@ class Elsewhere(Callback):
         module.to = self.asked.append
 
 
+class Asked:
+    """An engine that only notes that it was asked."""
+
+    def __init__(self, engine, note):
+        self.engine, self.note = engine, note
+
+    def __getattr__(self, name):
+        return getattr(self.engine, name)
+
+    def __call__(self, *args, **options):
+        self.note()
+
+
 def test_the_network_is_probed_where_it_was_trained_and_put_back(tmp_path, monkeypatch):
     """Lightning has moved it to the CPU by then."""
     explaining, watch, during = make_explanation(), Elsewhere(monkeypatch), []
     trainer = make_trainer(tmp_path, callbacks=[explaining, watch], max_epochs=1)
-    monkeypatch.setattr(explaining, "probe", lambda *args: during.extend(watch.asked))
+    monkeypatch.setattr(explaining, "engine", Asked(explaining.engine, lambda: during.extend(watch.asked)))
     trainer.fit(make_module(), loader(), loader(shuffle=False))
     assert during == [torch.device("cuda", 3)]
     assert watch.asked == [torch.device("cuda", 3), torch.device("cpu")]
@@ -137,9 +150,9 @@ class Watched(GraphStudy):
 
     studies, maps_seen = [], []
 
-    def begin(self, num_images):
+    def start(self, num_images):
         self.studies.append(weakref.ref(self))
-        return super().begin(num_images)
+        return super().start(num_images)
 
     def update(self, batch, maps):
         super().update(batch, maps)

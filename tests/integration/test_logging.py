@@ -40,7 +40,7 @@ def under(kinds):
 
 
 def train(path, logger, report=False, **options):
-    dissection = make_dissection(LAYERS, report=report, **options)
+    dissection = make_dissection(LAYERS, report=report, **{"scalars": "all"} | options)
     trainer = make_trainer(path, callbacks=[dissection], logger=logger)
     trainer.fit(make_module(), loader(), loader(shuffle=False))
     return trainer, dissection
@@ -109,7 +109,7 @@ def test_custom_scalars_chart_tags_that_exist(run):
     (event,) = run.events.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
     charted = {tag for category in layout.category for chart in category.chart for tag in chart.multiline.tag}
-    assert len(charted) == len(LAYERS) * (2 + len(CATEGORIES) + 3)
+    assert len(charted) == len(LAYERS) * (2 + 2 + len(CATEGORIES) + 3)
     assert charted <= SCALARS
 
 

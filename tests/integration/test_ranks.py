@@ -18,7 +18,6 @@ from torch import nn
 from lightning_interp import DatasetError, ProbeError
 from lightning_interp.data.loading import ShardSampler
 from lightning_interp.methods.dissection.engine import Dissector
-from lightning_interp.methods.dissection.options import make_options
 from lightning_interp.probing.ranks import Ranks
 from tests.helpers.models import small_cnn
 from tests.helpers.probes import RandomProbe
@@ -99,9 +98,7 @@ def dissect_case(name, ranks=None):
     probe = BrokenFiles(options.pop("images"), options.pop("bad", ()))
     model = make_model(options.pop("broken_units", False))
     layers = options.pop("layers")
-    kind = {key: options.pop(key, None) for key in ("quantile_on",)}
-    definition = make_options(options.pop("preset", "cvpr2017"), quantile=0.03, **kind)
-    return Dissector(probe, layers, definition, top_k=4, **options)(model, ranks=ranks)
+    return Dissector(probe, layers, quantile=0.03, top_k=4, **options)(model, ranks=ranks)
 
 
 def dissect_all(rank, world):
@@ -194,18 +191,17 @@ def make_exact_model():
 @pytest.mark.parametrize("batch_size", [1, 3, 37, 64])
 def test_batch_size_changes_no_count(batch_size, budget):
     def dissect(size, budget=2**30):
-        options = make_options("cvpr2017", quantile=0.03)
-        dissector = Dissector(Quantized(37), LAYERS, options, batch_size=size, byte_budget=budget)
+        dissector = Dissector(Quantized(37), LAYERS, quantile=0.03, batch_size=size, byte_budget=budget)
         return dissector(make_exact_model())
 
     assert_same_counts(dissect(batch_size, budget), dissect(5))
 
 
 def test_order_of_images_changes_no_count():
-    options = make_options("cvpr2017", quantile=0.03)
+    options = {"quantile": 0.03, "batch_size": 5}
     order = torch.randperm(37, generator=torch.Generator().manual_seed(3)).tolist()
-    straight = Dissector(RandomProbe(37), LAYERS, options, batch_size=5)(make_model())
-    mixed = Dissector(Permuted(order), LAYERS, options, batch_size=5)(make_model())
+    straight = Dissector(RandomProbe(37), LAYERS, **options)(make_model())
+    mixed = Dissector(Permuted(order), LAYERS, **options)(make_model())
     for name, layer in straight.layers.items():
         other = mixed[name]
         assert np.array_equal(layer.thresholds, other.thresholds)
@@ -256,7 +252,7 @@ def die():
 def dissect_trap(rank, world, fault, options, timeout=4.0):
     probe = Trap(12, 5, fault)
     ranks = Ranks.connect(timedelta(seconds=timeout))
-    dissector = Dissector(probe, LAYERS, make_options("cvpr2017"), batch_size=2, **options)
+    dissector = Dissector(probe, LAYERS, batch_size=2, **options)
     dissector(make_model(), ranks=ranks)
 
 

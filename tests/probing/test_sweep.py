@@ -7,33 +7,50 @@ import torch
 
 from lightning_interp import DatasetError
 from lightning_interp.data.labels import LabelBank, LabelEncoder
-from lightning_interp.probing.engine import check_least
+from lightning_interp.data.loading import Reading, check_least
+from lightning_interp.probing.layers import LayerInfo
 from lightning_interp.probing.ranks import Ranks
-from lightning_interp.probing.sweep import ProbeImages, Study, sweep
+from lightning_interp.probing.sweep import ProbeImages, Study, Task, sweep
 from tests.helpers.models import small_cnn
 from tests.helpers.parts import SpotProbe
 from tests.helpers.probes import RandomProbe
+
+
+def task_of(probe, layers, size=None):
+    return Task(
+        module=small_cnn(),
+        forward=None,
+        ranks=Ranks(),
+        device=torch.device("cpu"),
+        probe=probe,
+        labels=LabelBank(LabelEncoder(probe, size or probe.mask_size), every_image_counts=True),
+        infos={name: LayerInfo(name, 1, 1, 1) for name in layers},
+        grids={},
+        reading=Reading(byte_budget=100),
+    )
 
 
 class Noting(Study):
     """Notes its calls; wants the maps of some layers twice."""
 
     def __init__(self, probe, layers, again=(), size=None):
-        self.layers, self.again = layers, again
-        self.bank = LabelBank(LabelEncoder(probe, size or probe.mask_size), every_image_counts=True)
-        self.calls, self.sums = [], {}
+        super().__init__(task_of(probe, layers, size))
+        self.again, self.calls = again, []
+        self.bank = self.task.bank
 
-    def begin(self, num_images):
-        self.calls.append(("begin", num_images))
-        return self.layers
+    def start(self, num_images):
+        self.calls.append(("start", num_images))
+        for name in self.task.infos:
+            self.sums.add(name, torch.zeros((), dtype=torch.float64))
 
     def update(self, batch, maps):
         assert all(index in self.bank for index in batch.indices)
         self.calls.append(("update", batch.indices))
-        for name in self.layers:
-            self.sums[name] = self.sums.get(name, 0) + maps[name].double().sum()
+        for name in self.task.infos:
+            self.sums[name] += maps[name].double().sum()
 
     def settle(self, kept):
+        super().settle(kept)
         self.calls.append(("settle", kept))
 
     def tally(self, batches):
@@ -44,12 +61,16 @@ class Noting(Study):
         self.calls.append(("again", batch.indices, sorted(maps)))
 
     def freeze(self):
+        super().freeze()
         self.calls.append(("freeze",))
 
+    def found(self):
+        return {name: self.totals[name] for name in self.task.infos}
 
-def images_of(probe, **options):
-    defaults = {"batch_size": 3, "num_workers": 0, "on_bad_image": "raise", "loader_timeout": 9.0}
-    return ProbeImages(**{"probe": probe, "indices": tuple(range(len(probe)))} | defaults | options)
+
+def images_of(probe, indices=None, **reading):
+    chosen = tuple(range(len(probe)) if indices is None else indices)
+    return ProbeImages(probe, chosen, Reading(**{"batch_size": 3} | reading))
 
 
 def run(probe, studies, **options):
@@ -62,10 +83,11 @@ def test_steps_in_order_and_a_second_pass_for_those_who_need_it():
     one, two = Noting(probe, ["1"]), Noting(probe, ["1", "3"], again=["3"])
     assert run(probe, [one, two]) == []
     batches = [[0, 1, 2], [3, 4]]
-    steps = [("begin", 5), *(("update", b) for b in batches), ("settle", [0, 1, 2, 3, 4]), ("tally", batches)]
+    steps = [("start", 5), *(("update", b) for b in batches), ("settle", [0, 1, 2, 3, 4]), ("tally", batches)]
     assert one.calls == [*steps, ("freeze",)]
     assert two.calls == [*steps, *(("again", b, ["3"]) for b in batches), ("freeze",)]
-    assert one.sums["1"] == two.sums["1"]
+    assert one.found()["1"] == two.found()["1"] != 0
+    assert one.kept == [0, 1, 2, 3, 4]
 
 
 def test_labels_of_another_size_are_read_too():
@@ -105,7 +127,33 @@ def test_same_images():
     assert own.same(images_of(RandomProbe(5), num_workers=2))
     assert not own.same(images_of(RandomProbe(6), indices=tuple(range(5))))
     for change in ({"batch_size": 4}, {"indices": (0, 1)}, {"on_bad_image": "skip"}):
-        assert not own.same(dataclasses.replace(own, **change)), change
+        assert not own.same(images_of(probe, **change)), change
+
+
+class Looking(Study):
+    """The smallest study."""
+
+    def update(self, batch, maps):
+        pass
+
+    def found(self):
+        return {name: self.kept for name in self.task.infos}
+
+
+def test_the_smallest_study():
+    probe = RandomProbe(4)
+    study = Looking(task_of(probe, ["1", "3"]))
+    assert run(probe, [study]) == []
+    assert study.found() == {"1": [0, 1, 2, 3], "3": [0, 1, 2, 3]}
+    assert study.totals == {}
+
+
+def test_what_a_layer_may_keep_is_its_share():
+    task = task_of(RandomProbe(1), ["1", "3", "4"])
+    assert task.byte_budget == 33
+    assert dataclasses.replace(task, infos={}).byte_budget == 100
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        task.device = torch.device("meta")
 
 
 def test_numbers_below_their_minimum():

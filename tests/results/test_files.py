@@ -8,7 +8,6 @@ from PIL import Image
 
 from lightning_interp.data.probe import Concept
 from lightning_interp.errors import DatasetError
-from lightning_interp.methods.dissection import files as dissection_files
 from lightning_interp.methods.dissection.files import load_result, save_result
 from lightning_interp.results import files
 from lightning_interp.results.files import slug, write_jpeg, write_json, write_png, write_safetensors, write_text
@@ -83,7 +82,7 @@ def test_csv_has_the_columns_of_netdissect(tmp_path):
 
 def test_without_safetensors_json_and_csv_are_written(tmp_path, monkeypatch):
     save_result(RESULT, tmp_path)
-    monkeypatch.setattr(dissection_files, "available", lambda name: False)
+    monkeypatch.setattr(files, "available", lambda name: False)
     with pytest.warns(UserWarning, match=r"lightning-interp\[io\]") as seen:
         save_result(RESULT, tmp_path / "bare")
     assert len(seen) == 1
@@ -98,7 +97,7 @@ def test_a_failure_on_the_way_leaves_no_complete_folder(tmp_path, monkeypatch):
     def fail(path, arrays):
         raise OSError("disk full")
 
-    monkeypatch.setattr(dissection_files, "write_safetensors", fail)
+    monkeypatch.setattr(files, "write_safetensors", fail)
     with pytest.raises(OSError, match="disk full"):
         save_result(RESULT, tmp_path)
     assert not (tmp_path / "dissection.json").exists()

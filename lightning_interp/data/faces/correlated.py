@@ -1,12 +1,11 @@
 """Binary attributes with chosen correlations: their joint distribution, and draws from it."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_interp.errors import DatasetError
+from lightning_interp.errors import DatasetError, check_names
 
 Pair = tuple[str, str]
 Correlations = Mapping[str, float] | Mapping[Pair, float] | Mapping[str | Pair, float]
@@ -19,14 +18,6 @@ _SWEEPS = 1000
 _CONVERGED, _TOLERATED = 1e-12, 5e-4
 
 
-def check_known(name: str, names: Sequence[str]) -> None:
-    """Raise a ``DatasetError`` that names the likely spelling, unless ``name`` is among the attributes ``names``."""
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}"
-        raise DatasetError(f"unknown attribute {name!r}; {hint}")
-
-
 def checked_pairs(names: Sequence[str], correlations: Correlations) -> dict[Pair, float]:
     """Correlation by pair, each pair in the order of ``names``.
 
@@ -37,7 +28,7 @@ def checked_pairs(names: Sequence[str], correlations: Correlations) -> dict[Pair
     for key, rho in correlations.items():
         pair = (names[0], key) if isinstance(key, str) else tuple(key)
         for name in pair:
-            check_known(name, names)
+            check_names([name], names, "attribute")
         if len(set(pair)) != 2 or len(pair) != 2 or not -1 <= rho <= 1:
             message = f"give correlations in [-1, 1] of other attributes with {names[0]}, or of two attributes"
             raise DatasetError(f"correlations[{key!r}] = {rho}: {message}")

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
-from lightning_interp.data.faces.correlated import check_known, draw_attributes, joint_table
+from lightning_interp.data.faces.correlated import draw_attributes, joint_table
 from lightning_interp.data.probe import Concept, Labels, ProbeSet
-from lightning_interp.errors import DatasetError
+from lightning_interp.errors import DatasetError, check_names
 
 MAKE_UP = ("lipstick", "makeup")
 """What can be put on: lipstick on the lips, eye-shadow on the lids."""
@@ -74,7 +74,7 @@ def recolour(
     coloured = images.clone()
     pixels = coloured.permute(0, 2, 3, 1)
     for name, value in do.items():
-        check_known(name, tuple(masks))
+        check_names([name], tuple(masks), "attribute")
         on = torch.as_tensor(value, device=images.device).expand(len(images))
         if not ((on == 0) | (on == 1)).all():
             raise DatasetError(f"attribute {name!r} can be set to 0 or 1, not {value!r}")
@@ -270,7 +270,7 @@ def _check(
     if not indices:
         raise DatasetError("no face to put make-up on")
     for name, (low, high) in strengths.items():
-        check_known(name, MAKE_UP)
+        check_names([name], MAKE_UP, "attribute")
         if not 0 <= low <= high <= 1:
             raise DatasetError(f"strengths[{name!r}] = {(low, high)}: give (low, high) in [0, 1]")
     if (size := tuple(faces.image(indices[0]).shape[-2:])) != tuple(faces.mask_size):

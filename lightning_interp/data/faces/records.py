@@ -10,14 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_interp.data.faces.concepts import INDOOR, OUTDOOR, TEXTURES
-from lightning_interp.data.faces.correlated import (
-    Correlations,
-    check_known,
-    checked_pairs,
-    draw_attributes,
-    joint_table,
-)
-from lightning_interp.errors import DatasetError
+from lightning_interp.data.faces.correlated import Correlations, checked_pairs, draw_attributes, joint_table
+from lightning_interp.errors import DatasetError, check_names
 
 TARGET = "lipstick"
 ATTRIBUTES = (TARGET, "makeup", "blond", "smile", "glasses", "hat", "outdoors")
@@ -140,7 +134,7 @@ class FaceRecords:
 
 def check_attribute(name: str) -> None:
     """Raise a ``DatasetError`` that names the likely spelling, unless ``name`` is one of :data:`ATTRIBUTES`."""
-    check_known(name, ATTRIBUTES)
+    check_names([name], ATTRIBUTES, "attribute")
 
 
 def draw_faces(

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_interp.data.faces.correlated import check_known
 from lightning_interp.data.probe import Concept, Labels
 from lightning_interp.data.readers.files import (
     INDEX_MASK,
@@ -26,7 +25,7 @@ from lightning_interp.data.readers.files import (
 from lightning_interp.data.readers.folder import read_classes
 from lightning_interp.data.readers.tables import Line, read_table
 from lightning_interp.data.readers.transform import Crop, JointPhotoSet
-from lightning_interp.errors import DatasetError
+from lightning_interp.errors import DatasetError, check_names
 
 _POINTS = ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
 LANDMARKS = tuple(f"{point}_{axis}" for point in _POINTS for axis in "xy")
@@ -189,7 +188,7 @@ def _read_faces(files: Files, table: str, thresholds: Mapping[str, tuple[str, fl
     if 0 < len(missing := [column for column in LANDMARKS if column not in columns]) < len(LANDMARKS):
         raise DatasetError(f"{path}: the header has some landmarks but not {missing}")
     for column, _ in thresholds.values():
-        check_known(column, columns)
+        check_names([column], columns, "attribute")
     further = [column for column in columns if column not in ("image", "mask", *LANDMARKS)]
     whole = [column for column in further if _whole([line.cells[column] for line in lines])]
     seen: dict[str, int] = {}

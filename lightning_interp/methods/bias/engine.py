@@ -1,22 +1,21 @@
 """Context-bias diagnostics of a network on a probe set: the same engine inside and outside of training."""
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lightning_interp._extras import require
+from lightning_interp._options import passes_on
 from lightning_interp.data.counterfactuals import Remade
+from lightning_interp.data.loading import Reading, check_least
 from lightning_interp.data.probe import ProbeSet
 from lightning_interp.data.region_bank import RegionBank
-from lightning_interp.data.regions import FindRegions, check_names
-from lightning_interp.errors import DatasetError, LayerError
+from lightning_interp.data.regions import FindRegions
+from lightning_interp.errors import DatasetError, LayerError, check_names
 from lightning_interp.functional.fills import FILLS, Fill
-from lightning_interp.functional.heads import attribute_logit
 from lightning_interp.methods.bias.checks import CHECKS, DEFAULT_CHECKS, Check
 from lightning_interp.methods.bias.checks.answers import Answers
 from lightning_interp.methods.bias.checks.asked import Asked, check_lists, check_question
@@ -29,23 +28,40 @@ from lightning_interp.methods.bias.checks.labels import (
     read_training,
 )
 from lightning_interp.methods.bias.checks.relations import AttributeRelations
-from lightning_interp.methods.bias.checks.view import View
+from lightning_interp.methods.bias.checks.view import BiasView
 from lightning_interp.methods.bias.pictures import draw_examples, example_indices
-from lightning_interp.methods.bias.result import BiasResult, Example, Score
-from lightning_interp.probing.evidence.attribution import ATTRIBUTIONS, Attribution, captum_heat
-from lightning_interp.probing.evidence.gradients import Gradients, layer_gradients
+from lightning_interp.methods.bias.result import RATIOS, BiasResult, Example, Score
+from lightning_interp.probing.ask import AskEngine
+from lightning_interp.probing.evidence.attribution import ATTRIBUTIONS, Attribution
 from lightning_interp.probing.evidence.rules import check_lrp
-from lightning_interp.probing.evidence.tail import Tail
 from lightning_interp.probing.layers import describe_layers, resolve_layers
 from lightning_interp.probing.ranks import Ranks
-from lightning_interp.probing.runner import Forward, Stopped, module_device, prepare
-from lightning_interp.probing.session import probing
+from lightning_interp.probing.runner import prepare
+from lightning_interp.probing.sums import Sums
+from lightning_interp.probing.sweep import Progress
+from lightning_interp.probing.view import Network
 
-RATIOS = ("crr", "scr", "exact_reliance")
-"""Scores, by context, of how the reliance divides."""
+
+class CheckSums(Sums):
+    """The checks of one probe, with their sums, and on rank zero the examples.
+
+    Args:
+        ranks: The processes.
+        asked: The question.
+        checks: Names of the checks, beside the answers.
+    """
+
+    def __init__(self, ranks: Ranks, asked: Asked, checks: Sequence[str]) -> None:
+        super().__init__(ranks)
+        self.asked = asked
+        self.answers = Answers(asked)
+        self.checks: list[Check] = [self.answers, *(CHECKS[name](asked) for name in checks)]
+        self.examples: tuple[Example, ...] = ()
+        for check in self.checks:
+            check.begin(self)
 
 
-class Diagnoser:
+class Diagnoser(AskEngine[BiasResult]):
     """Asks a network again and again what its score of a target depends on; regions and labels are kept in between.
 
     Args:
@@ -67,15 +83,17 @@ class Diagnoser:
         training: By attribute, its values in the training set, for what compares with that.
         expected: Signs of relations that attributes ought to have, by pair; a pair not named is unrelated. Those named
             with 0 set the level that unrelated pairs have in this network.
-        max_samples: Use at most so many images, evenly spaced.
-        batch_size: Images a forward pass.
         examples: Images in the picture.
+        **reading: How the probe set is read: :class:`~lightning_interp.data.loading.Reading`; by default, at most 512
+            images.
 
     Raises:
         DatasetError: If an attribute, region, check or attribution is unknown, or labels do not fit.
         MissingExtraError: If the attribution needs captum and it is not installed.
         ValueError: If a number is out of range.
     """
+
+    READING = Reading(max_samples=512)
 
     def __init__(
         self,
@@ -92,14 +110,11 @@ class Diagnoser:
         attribution: Attribution = "gradient_x_activation",
         training: Mapping[str, Sequence[int] | Tensor] | None = None,
         expected: Mapping[tuple[str, str], int] | None = None,
-        max_samples: int = 512,
-        batch_size: int = 64,
         examples: int = 4,
+        **reading: Any,
     ) -> None:
-        if max_samples < 1 or batch_size < 1 or examples < 0:
-            raise ValueError("max_samples and batch_size must be at least 1, examples at least 0")
-        if not isinstance(probe, ProbeSet) or not len(probe):
-            raise DatasetError("probe must be a ProbeSet with at least one image")
+        super().__init__(probe, **reading)
+        check_least(examples=(examples, 0))
         check_question(target, region, contexts)
         check_lists(checks=checks, fills=fills, outputs=outputs)
         check_names(checks, CHECKS, "check")
@@ -109,11 +124,10 @@ class Diagnoser:
             require("captum.attr")
         if not fills:
             raise ValueError("give at least one fill")
-        self.probe, self.layer, self.attribution, self.batch_size = probe, layer, attribution, batch_size
-        count = min(max_samples, len(probe))
-        self.indices = [i * len(probe) // count for i in range(count)]
+        self.layer, self.attribution, self.examples = layer, attribution, examples
+        self.bank = RegionBank(probe, self.indices, region, list(contexts.values()), regions, self.reading.on_bad_image)
+        self.indices, self.left_out = self.bank.indices, self.bank.skipped
         labels = read_labels(probe, self.indices, target, tuple(contexts), outputs or ())
-        self.bank = RegionBank(probe, self.indices, region, list(contexts.values()), regions)
         self.asked = Asked(
             probe=probe,
             target=target,
@@ -133,237 +147,143 @@ class Diagnoser:
         if outputs is not None:
             check_expected(self.asked.expected, outputs)
         self.checks, self.missing = _what_runs(self.asked, checks)
-        self.examples = example_indices(self.asked, examples)
         self.layer_name: str | None = layer
 
-    def describe(self, module: nn.Module, forward: Forward | None = None) -> None:
-        """Check the layer and the network's output on one image; cheap, no collective.
+    def view(self, network: Network, indices: Sequence[int], images: Tensor) -> BiasView:
+        """Images with their labels and regions."""
+        return BiasView(
+            network,
+            indices,
+            images,
+            self.read,
+            asked=self.asked.first(self.limit),
+            bank=self.bank,
+            layer=self.layer_name,
+            attribution=self.attribution,
+        )
+
+    def meet(self, view: BiasView) -> None:
+        """Check the layer and the network's output on one image.
 
         Raises:
             LayerError: If the layer is unknown or gives no maps, or the attribution cannot follow what comes after.
             DatasetError: If the network's output does not fit the question.
         """
-        forward = module if forward is None else forward
-        with probing(module):
-            try:
-                view = self._view(module, forward, self.indices[:1])
-                self.asked = replace(self.asked, num_classes=count_classes(self.asked, view.outputs))
-                _ = view.scores
-            except (ValueError, TypeError) as error:
-                raise DatasetError(str(error)) from error
-            self.layer_name = self._find_layer(module, forward)
-            if self.attribution == "lrp" and self.layer_name is not None:
-                check_lrp(self._tail(module, view), module)
+        try:
+            self.asked = replace(self.asked, num_classes=count_classes(self.asked, view.outputs))
+            _ = view.scores
+        except (ValueError, TypeError) as error:
+            raise DatasetError(str(error)) from error
+        self.layer_name = self._find_layer(view)
+        if self.attribution == "lrp" and self.layer_name is not None:
+            check_lrp(self._again(view).after_layer(), view.network.module)
 
-    def _find_layer(self, module: nn.Module, forward: Forward) -> str | None:
+    def _again(self, view: BiasView) -> BiasView:
+        """The same images, now that it is known which layer to look at."""
+        return self.view(view.network, view.indices, view.images)
+
+    def _find_layer(self, view: BiasView) -> str | None:
         """The layer to look at; None where nothing needs one and there is none by itself."""
         needed = any(CHECKS[check].needs_layer for check in self.checks)
         if not (needed or self.examples):
             return None
-        images = self._images(self.indices[:1]).to(module_device(module))
+        module, forward = view.network.module, view.network.forward
         try:
             if self.layer != "auto" and len(found := resolve_layers(module, [self.layer])) > 1:
                 raise LayerError(f"'{self.layer}' stands for {len(found)} layers; name one of {', '.join(found)}")
-            (name,) = describe_layers(module, [self.layer], prepare(images, module, self.probe.normalize), forward)
-            self.layer_name = name
-            _ = self._view(module, forward, self.indices[:1]).gradients
+            images = prepare(view.images, module, self.probe.normalize)
+            ((name, info),) = describe_layers(module, [self.layer], images, forward).items()
+            self.layer_name, self.asked = name, replace(self.asked, units=info.units)
+            _ = self._again(view).gradients
         except LayerError:
             if needed or self.layer != "auto":
                 raise
             return None
         return name
 
-    def __call__(
-        self,
-        module: nn.Module,
-        *,
-        ranks: Ranks | None = None,
-        forward: Forward | None = None,
-        should_stop: Callable[[], bool] | None = None,
-        meta: Mapping[str, Any] | None = None,
-    ) -> BiasResult | None:
-        """Ask once; a collective call.
+    def begin(self, ranks: Ranks) -> CheckSums:
+        """The checks; in a trial run, of its images alone."""
+        return CheckSums(ranks, self.asked.first(self.limit), self.checks)
 
-        Args:
-            module: The network, unwrapped.
-            ranks: The processes that share the probe set; this one alone by default.
-            forward: How to call the network on prepared images.
-            should_stop: Asked before each batch; if any process says yes, all stop.
-            meta: Kept in the result.
+    def ask(self, view: BiasView, sums: CheckSums) -> None:
+        """Every check of a batch."""
+        for check in sums.checks:
+            check.update(view)
 
-        Returns:
-            The result, equal on every process but for the examples, which only rank zero has; None if it was stopped.
-
-        Raises:
-            ProbeError: If a process of several failed; a single process raises the error itself.
-        """
-        ranks = ranks or Ranks()
-        forward = module if forward is None else forward
-        start = time.perf_counter()
-        with probing(module):
-            # Between two steps of DDP each process has batch statistics of its own; rank zero's are saved.
-            ranks.agree(None)
-            ranks.share(module.buffers())
-            error, stopped = None, False
-            checks: list[Check] = []
-            examples: tuple[Example, ...] = ()
-            try:
-                # In here, for sums made in inference mode could not be added to, and a check may read images.
-                checks = [Answers(self.asked), *(CHECKS[name](self.asked) for name in self.checks)]
-                self._sweep(module, forward, ranks, checks, should_stop)
-                if ranks.rank == 0:
-                    examples = self._draw(module, forward)
-            except Stopped:
-                stopped = True
-            except Exception as caught:
-                error = caught
-            rows = {check.name: torch.cat(check.rows) for check in checks if check.rows}
-            notes = ranks.agree(error, (stopped, rows))
-            if any(stopped for stopped, _ in notes):
-                return None
-            _gather(checks, [own for _, own in notes])
-            _reduce(ranks, [sums for check in checks for sums in check.sums.values()])
-        return self._result(checks, examples, start, meta)
-
-    def _sweep(
-        self,
-        module: nn.Module,
-        forward: Forward,
-        ranks: Ranks,
-        checks: Sequence[Check],
-        should_stop: Callable[[], bool] | None,
-    ) -> None:
-        own = self.indices[ranks.rank :: ranks.world]
-        for first in range(0, len(own), self.batch_size):
-            if should_stop is not None and should_stop():
-                raise Stopped
-            view = self._view(module, forward, own[first : first + self.batch_size])
-            for check in checks:
-                check.update(view)
-
-    def _draw(self, module: nn.Module, forward: Forward) -> tuple[Example, ...]:
-        return tuple(
+    def ask_aside(self, views: Callable[[Sequence[int]], Iterator[BiasView]], sums: CheckSums) -> None:
+        """Draw the examples."""
+        sums.examples = tuple(
             example
-            for first in range(0, len(self.examples), self.batch_size)
-            for example in draw_examples(
-                self.asked,
-                self._view(module, forward, self.examples[first : first + self.batch_size]),
-                heated=self.layer_name is not None,
-            )
+            for view in views(example_indices(sums.asked, self.examples))
+            for example in draw_examples(sums.asked, view, heated=self.layer_name is not None)
         )
 
-    def _view(self, module: nn.Module, forward: Forward, indices: Sequence[int]) -> View:
-        device = module_device(module)
-
-        def answer(images: Tensor) -> Tensor:
-            # One batch shape throughout: another may take another convolution path and other last bits.
-            outputs = forward(prepare(self._padded(images), module, self.probe.normalize))
-            if not isinstance(outputs, Tensor):
-                raise DatasetError(f"the network gives a {type(outputs).__name__}; expected a tensor of logits")
-            if outputs.shape[:1] != (self.batch_size,):
-                raise DatasetError(f"{self.batch_size} images give {tuple(outputs.shape)}, not one row of logits each")
-            return outputs[: len(images)].float()
-
-        def gradients(view: View) -> Gradients:
-            assert self.layer_name is not None  # what needs a layer does not run without
-            layer = resolve_layers(module, [self.layer_name])[self.layer_name]
-            logits = answer if self.asked.outputs is not None else lambda images: view.score(images)[:, None]
-            found = layer_gradients(layer, self.layer_name, view.images, logits)
-            return Gradients(found.maps[: len(view.indices)], found.slopes[: len(view.indices)])
-
-        def attribute(view: View) -> Tensor:
-            return captum_heat(self.attribution, self._tail(module, view), module)[: len(view.indices)]
-
-        def fetch(wanted: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
-            return self._images(wanted).to(device), {name: mask.to(device) for name, mask in self.bank(wanted).items()}
-
-        images, masks = fetch(indices)
-        by_captum = None if self.attribution == ATTRIBUTIONS[0] else attribute
-        return View(self.asked, indices, images, masks, answer, fetch, gradients, by_captum)
-
-    def _tail(self, module: nn.Module, view: View) -> Tail:
-        """What follows the layer, of a whole batch: captum wants as many rows of the layer as of scores."""
-        assert self.layer_name is not None
-        layer = resolve_layers(module, [self.layer_name])[self.layer_name]
-        labels = self._padded(view.target)
-
-        def score(outputs: Tensor) -> Tensor:
-            return attribute_logit(outputs.double(), self.asked.target, self.asked.outputs, labels)
-
-        return Tail(layer, self.layer_name, self._padded(view.images), view.answer, score)
-
-    def _padded(self, batch: Tensor) -> Tensor:
-        return torch.cat([batch, batch[-1:].expand(self.batch_size - len(batch), *batch.shape[1:])])
-
-    def _images(self, indices: Sequence[int]) -> Tensor:
-        images = torch.stack([self.probe.image(index) for index in indices])
-        return images.float() / 255 if images.dtype == torch.uint8 else images.float()
-
-    def _result(
-        self,
-        checks: Sequence[Check],
-        examples: tuple[Example, ...],
-        start: float,
-        meta: Mapping[str, Any] | None,
-    ) -> BiasResult:
-        (learnt,) = (check.learnt() for check in checks if isinstance(check, Answers))
+    def result(self, sums: CheckSums, totals: Mapping[str, Tensor], **about: Any) -> BiasResult:
+        """What the checks found."""
+        for check in sums.checks:
+            check.end(totals)
+        learnt = sums.answers.learnt()
         scores: dict[str, Score] = {}
         ungated: dict[str, float] = {}
-        for check in checks:
+        for check in sums.checks:
             found = check.scores(learnt)
             scores |= found
             if any(math.isnan(score.value) for score in found.values()):
                 found = check.scores(learnt._replace(anything=None))
             ungated |= {name: score.value for name, score in found.items()}
-        relations = [check.relations(learnt) for check in checks if isinstance(check, AttributeRelations)]
+        relations = [check.relations(learnt) for check in sums.checks if isinstance(check, AttributeRelations)]
         return BiasResult(
             target=self.asked.target,
             region=self.asked.region,
             contexts=self.asked.contexts,
             scores=scores,
-            signal=_signals(scores, self.asked),
+            signal=_signals(scores, sums.asked),
             ungated=ungated,
             relations=relations[0] if relations else None,
             missing=self.missing,
-            examples=examples,
-            num_images=len(self.indices),
-            settings=self.settings(),
-            seconds=time.perf_counter() - start,
-            meta=dict(meta or {}),
+            examples=sums.examples,
+            **about,
         )
 
     def settings(self) -> dict[str, Any]:
         """What the numbers depend on, JSON-able."""
-        return {
-            "probe": self.probe.fingerprint(),
-            "probe_kind": type(self.probe).__name__,
+        return super().settings() | {
             "checks": list(self.checks),
             "fills": list(self.asked.fills),
             "layer": self.layer_name,
             "attribution": self.attribution,
-            "batch_size": self.batch_size,
             "outputs": None if self.asked.outputs is None else list(self.asked.outputs),
         }
 
 
-def diagnose(  # noqa: D417 - the options are described where they are at home
-    model: nn.Module, probe: ProbeSet, target: str, region: str, contexts: Mapping[str, str], **options: Any
+@passes_on(Diagnoser)
+def diagnose(
+    model: nn.Module,
+    probe: ProbeSet,
+    target: str,
+    region: str,
+    contexts: Mapping[str, str],
+    *,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> BiasResult:
     """Diagnose a network outside of training: the result that the callback publishes.
 
     Args:
         model: Any module; it is left exactly as it was.
-        probe: The probe set; the rest is as in :class:`Diagnoser`.
+        probe: The probe set.
+        target: The attribute.
+        region: The region that should decide it.
+        contexts: By context attribute, its region.
+        progress: Called with images done and images in all.
+        **options: As in :class:`Diagnoser`.
 
     Raises:
         LayerError: If the layer is unknown or gives no maps.
         DatasetError: If an attribute, region or check is unknown, or labels or outputs do not fit.
+        ValueError: If a number is out of range.
     """
-    diagnoser = Diagnoser(probe, target, region, contexts, **options)
-    diagnoser.describe(model)
-    result = diagnoser(model)
-    assert result is not None  # only should_stop stops it
-    return result
+    return Diagnoser(probe, target, region, contexts, **options).once(model, progress=progress)
 
 
 def _what_runs(asked: Asked, checks: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -372,21 +292,6 @@ def _what_runs(asked: Asked, checks: Sequence[str]) -> tuple[tuple[str, ...], di
     runs = tuple(name for name, why in why_not.items() if why is None)
     gaps = {name: CHECKS[name].gap(asked) for name in runs}
     return runs, {name: why for name, why in (why_not | gaps).items() if why is not None}
-
-
-def _gather(checks: Sequence[Check], rows: Sequence[Mapping[str, Tensor]]) -> None:
-    """Give each check the rows of all processes, in the order of the images; a process may have none."""
-    for check in checks:
-        if parts := [own[check.name] for own in rows if check.name in own]:
-            together = torch.cat(parts)
-            check.gathered = together[together[:, 0].argsort()]
-
-
-def _reduce(ranks: Ranks, sums: Sequence[Tensor]) -> None:
-    """Add up the sums of all processes, in place: one collective, in one order."""
-    whole = ranks.sum(torch.cat([part.flatten() for part in sums]))
-    for part, reduced in zip(sums, torch.split(whole, [part.numel() for part in sums]), strict=True):
-        part.copy_(reduced.view_as(part))
 
 
 def _signals(scores: Mapping[str, Score], asked: Asked) -> dict[str, bool]:

@@ -13,9 +13,9 @@ import numpy as np
 
 from lightning_interp.errors import DatasetError
 from lightning_interp.methods.bias.result import BiasResult, Finding, Floats, Relations, Score
-from lightning_interp.results.files import write_json, write_text
+from lightning_interp.results.files import write_result
 
-BIAS = "bias.json"
+BIAS = BiasResult.FILE
 _FORMAT = 1
 _KINDS = ("failure mode", "blind spot")
 _MATRICES = ("mean", "deviation", "labels", "predictions", "kl", "entropy")
@@ -30,9 +30,6 @@ def save_bias(result: BiasResult, folder: Path) -> Path:
     Returns:
         The path of the JSON file.
     """
-    folder = Path(folder)
-    (folder / BIAS).unlink(missing_ok=True)
-    write_text(folder / "scores.csv", _score_csv(result.scores))
     relations = result.relations
     document = {
         "format": _FORMAT,
@@ -49,8 +46,7 @@ def save_bias(result: BiasResult, folder: Path) -> Path:
         "seconds": result.seconds,
         "meta": result.meta,
     }
-    write_json(folder / BIAS, document)
-    return folder / BIAS
+    return write_result(folder, BIAS, document, texts={"scores.csv": _score_csv(result.scores)})
 
 
 def _score_csv(scores: Mapping[str, Score]) -> str:

@@ -7,7 +7,7 @@ from lightning_interp.functional.fills import fill
 from lightning_interp.functional.swaps import paste
 from lightning_interp.methods.bias.checks.asked import Asked
 from lightning_interp.methods.bias.checks.attribution import target_heat
-from lightning_interp.methods.bias.checks.view import View
+from lightning_interp.methods.bias.checks.view import BiasView
 from lightning_interp.methods.bias.result import Example, Version
 
 
@@ -27,7 +27,7 @@ def example_indices(asked: Asked, count: int) -> list[int]:
     return turns[:count]
 
 
-def draw_examples(asked: Asked, view: View, *, heated: bool) -> tuple[Example, ...]:
+def draw_examples(asked: Asked, view: BiasView, *, heated: bool) -> tuple[Example, ...]:
     """Every image of a view as it is, with the region and each context filled, and with others' parts pasted in.
 
     Args:

@@ -1,14 +1,36 @@
 """Frozen results on the CPU of context-bias diagnostics: scores with interval and chance, relations, pictures."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_interp.methods.bias.maths.localisation import MEASURES
+from lightning_interp.results.base import MOST_HEADLINES, Result
+
 Floats = NDArray[np.float64]
+
+RATIOS = ("crr", "scr", "exact_reliance")
+"""Scores, by context, of how the reliance divides."""
+
+# Scores whose level depends on the images that count, so that it may be NaN in one epoch and not in the next.
+_ACCURACIES = ("accuracy", "balanced_accuracy", "worst_group_accuracy", "adjusted_accuracy", "accuracy_without_region")
+# By turns, what is watched of every context; what can be NaN ends in a question mark.
+_WATCHED = (
+    *(("crr?", "crr_chance"), ("crr?",), ("exact_reliance?",), ("scr?",)),
+    ("worst_group_accuracy", "worst_group_accuracy_chance"),
+)
+_CHANCES = (*_ACCURACIES, *MEASURES, "follow", "context_share", "rrr", "slice_error", "slice_conflict")
+
+
+def suffixed(name: str, suffix: str) -> str:
+    """``crr/makeup`` to ``crr_low/makeup``."""
+    check, _, context = name.partition("/")
+    return f"{check}{'_' if suffix else ''}{suffix}{'/' if context else ''}{context}"
 
 
 @dataclass(frozen=True)
@@ -28,6 +50,16 @@ class Score:
     high: float = math.nan
     chance: float = math.nan
     count: int = 0
+
+    def tagged(self, name: str) -> dict[str, float]:
+        """The score by its name, with interval and chance beside it: the same tags whatever their values."""
+        check = name.partition("/")[0]
+        values = {name: self.value}
+        if check in (*RATIOS, "e_region", "e_context"):
+            values |= {suffixed(name, "low"): self.low, suffixed(name, "high"): self.high}
+        if not math.isnan(self.chance) or check in _CHANCES:
+            values[suffixed(name, "chance")] = self.chance
+        return values
 
 
 @dataclass(frozen=True)
@@ -116,8 +148,8 @@ class Example:
     region: NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class BiasResult:
+@dataclass(frozen=True, repr=False)
+class BiasResult(Result):
     """Context-bias diagnostics of one target.
 
     Args:
@@ -152,10 +184,59 @@ class BiasResult:
     seconds: float = 0.0
     meta: Mapping[str, Any] = field(default_factory=dict)
 
-    def __repr__(self) -> str:
-        """What was looked at, and how much of it: scores, arrays and pictures would fill pages."""
+    def scalars(self) -> dict[str, float]:
+        """Every score by tag, ``<target>/<score>``, with ``_low``, ``_high`` and ``_chance``; and ``seconds``."""
+        tagged = (score.tagged(name) for name, score in self.scores.items())
+        values = {f"{self.target}/{tag}": value for own in tagged for tag, value in own.items()}
+        return values | {"seconds": self.seconds}
+
+    FILE: ClassVar[str] = "bias.json"
+
+    def headline(self) -> dict[str, float]:
+        """Accuracy, and how the reliance on each context divides, with levels of chance, as far as there is room.
+
+        Of each context: its share of the reliance by hiding parts, then by re-rendering and by pasting, then the worst
+        group. With many contexts the last of these are left to :meth:`scalars`.
+        """
+        values = self.scalars()
+        found = self._watched(values, ["accuracy", "accuracy_chance"])
+        # All contexts or none, lest they look unequal; if not even the first share has room for all, as many as have.
+        turns = [[f"{each}/{context}" for each in turn for context in self.contexts] for turn in _WATCHED]
+        turns += [[f"crr?/{context}"] for context in self.contexts]
+        for names in turns:
+            more = found | self._watched(values, names)
+            if len(more) <= MOST_HEADLINES:
+                found = more
+        return found
+
+    def _watched(self, values: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for each in names:
+            name = each.replace("?", "")
+            tag = f"{self.target}/{name}"
+            if tag in values:
+                found[tag] = values[tag]
+                if name != each:
+                    found[f"{self.target}/{suffixed(name, 'known')}"] = float(not math.isnan(values[tag]))
+        return found
+
+    def about(self) -> str:
+        """What was looked at, and how much of it."""
         contexts = ", ".join(self.contexts) or "none"
         return (
-            f"BiasResult({self.target} by {self.region}; contexts: {contexts}; {len(self.scores)} scores, "
-            f"{len(self.missing)} checks missing; {self.num_images} images, {len(self.examples)} examples)"
+            f"{self.target} by {self.region}; contexts: {contexts}; {len(self.scores)} scores, "
+            f"{len(self.missing)} checks missing; {self.num_images} images, {len(self.examples)} examples"
         )
+
+    def save(self, folder: Path) -> Path:
+        """Write it to a folder, without pictures (:func:`~lightning_interp.methods.bias.files.save_bias`)."""
+        from lightning_interp.methods.bias.files import save_bias
+
+        return save_bias(self, folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> "BiasResult":
+        """Read what :meth:`save` wrote (:func:`~lightning_interp.methods.bias.files.load_bias`)."""
+        from lightning_interp.methods.bias.files import load_bias
+
+        return load_bias(folder)

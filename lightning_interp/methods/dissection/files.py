@@ -1,7 +1,5 @@
 """Files of a dissection: written whole or not at all, read back exactly, without pickle."""
 
-import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from io import StringIO
@@ -10,15 +8,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from lightning_interp._extras import available
 from lightning_interp.data.probe import Concept
-from lightning_interp.errors import DatasetError
 from lightning_interp.methods.dissection.figures.units import unit_summaries
 from lightning_interp.methods.dissection.result import DissectionResult, LayerDissection, Tallies, TopImages
 from lightning_interp.methods.dissection.table import write_unit_table
-from lightning_interp.results.files import read_safetensors, slug, write_json, write_safetensors, write_text
+from lightning_interp.results.files import read_document, read_safetensors, reading, slug, write_result
 
-RESULT = "dissection.json"
+RESULT = DissectionResult.FILE
 
 
 _FORMAT = 1
@@ -33,23 +29,15 @@ def save_result(result: DissectionResult, folder: Path) -> Path:
     Returns:
         The path of the JSON file.
     """
-    whole = available("safetensors")
-    if not whole:
-        warnings.warn(
-            "safetensors is not installed, so results are saved without their arrays and cannot be loaded "
-            "again; run: pip install 'lightning-interp[io]'",
-            stacklevel=2,
-        )
-    folder = Path(folder)
-    (folder / RESULT).unlink(missing_ok=True)
-    for name, layer in result.layers.items():
-        table = StringIO(newline="")
-        write_unit_table(table, layer.rows, layer.categories)
-        write_text(folder / f"units_{slug(name)}.csv", table.getvalue())
-        if whole:
-            write_safetensors(folder / f"{slug(name)}.safetensors", _arrays(layer))
-    write_json(folder / RESULT, {"format": _FORMAT, "arrays": whole, **_document(result)})
-    return folder / RESULT
+    arrays = {f"{slug(name)}.safetensors": _arrays(layer) for name, layer in result.layers.items()}
+    tables = {f"units_{slug(name)}.csv": _table(layer) for name, layer in result.layers.items()}
+    return write_result(folder, RESULT, {"format": _FORMAT, **_document(result)}, texts=tables, arrays=arrays)
+
+
+def _table(layer: LayerDissection) -> str:
+    table = StringIO(newline="")
+    write_unit_table(table, layer.rows, layer.categories)
+    return table.getvalue()
 
 
 def _document(result: DissectionResult) -> dict[str, Any]:
@@ -100,12 +88,8 @@ def load_result(folder: Path) -> DissectionResult:
         MissingExtraError: If safetensors is not installed.
     """
     path = Path(folder) / RESULT
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if document["format"] != _FORMAT:
-            raise DatasetError(f"{path}: format {document['format']!r}, expected {_FORMAT}")
-        if not document["arrays"]:
-            raise DatasetError(f"{path}: saved without its arrays, for safetensors was not installed")
+    with reading(path):
+        document = read_document(path, _FORMAT)
         layers = [_load_layer(Path(folder), data) for data in document["layers"]]
         return DissectionResult(
             layers={layer.layer: layer for layer in layers},
@@ -114,10 +98,6 @@ def load_result(folder: Path) -> DissectionResult:
             seconds=document["seconds"],
             meta=document["meta"],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, DatasetError):
-            raise
-        raise DatasetError(f"{path}: not a saved result: {type(error).__name__}: {error}") from error
 
 
 def _load_layer(folder: Path, data: Mapping[str, Any]) -> LayerDissection:

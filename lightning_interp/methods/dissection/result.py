@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_interp.data.probe import Concept
 from lightning_interp.methods.dissection.maths.scores import LayerScores, Match, UnitRow, layer_scores
+from lightning_interp.results.base import LayeredResult
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -231,8 +233,8 @@ class LayerDissection:
         return values
 
 
-@dataclass(frozen=True)
-class DissectionResult:
+@dataclass(frozen=True, repr=False)
+class DissectionResult(LayeredResult[LayerDissection]):
     """Network Dissection of some layers on one probe set.
 
     Args:
@@ -249,14 +251,33 @@ class DissectionResult:
     seconds: float = 0.0
     meta: Mapping[str, Any] = field(default_factory=dict)
 
-    def __getitem__(self, layer: str) -> LayerDissection:
-        """The layer of that name."""
-        return self.layers[layer]
+    FILE: ClassVar[str] = "dissection.json"
+    HEADLINE: ClassVar[tuple[str, ...]] = (
+        *("detectors", "detectors_by_chance", "unique_detectors", "unique_by_chance", "beats_chance"),
+        *("mean_iou", "max_iou", "max_iou_by_chance", "invalid_units"),
+    )
 
-    def scalars(self) -> dict[str, float]:
-        """Every score as ``<layer>/<quantity>``, and ``seconds``."""
-        values = {f"{name}/{key}": v for name, layer in self.layers.items() for key, v in layer.scalars().items()}
-        return values | {"seconds": self.seconds}
+    def layer_scalars(self, layer: LayerDissection) -> dict[str, float]:
+        """A layer's scores by tag."""
+        return layer.scalars()
+
+    def about(self) -> str:
+        """Layers with their units, and the images."""
+        layers = ", ".join(f"{name}: {layer.num_units} units" for name, layer in self.layers.items())
+        return f"{layers}; {self.num_images} images"
+
+    def save(self, folder: Path) -> Path:
+        """Write it to a folder (:func:`~lightning_interp.methods.dissection.files.save_result`)."""
+        from lightning_interp.methods.dissection.files import save_result
+
+        return save_result(self, folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> "DissectionResult":
+        """Read what :meth:`save` wrote (:func:`~lightning_interp.methods.dissection.files.load_result`)."""
+        from lightning_interp.methods.dissection.files import load_result
+
+        return load_result(folder)
 
 
 def _best(iou: Floats) -> Ints:

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_interp.data.loading import checked_image
+from lightning_interp._options import passes_on
+from lightning_interp.data.loading import Reading, check_least, checked_image
 from lightning_interp.data.probe import ProbeSet
 from lightning_interp.errors import LayerError
 from lightning_interp.functional.upsampling import Axis, Grid
@@ -65,6 +67,7 @@ def field_size(field: Tensor) -> float:
     return math.sqrt(int((values > values.max() / 2).sum()))
 
 
+@passes_on(Reading, only=("batch_size",))
 def occlusion_fields(
     module: nn.Module,
     layer: str,
@@ -73,9 +76,9 @@ def occlusion_fields(
     *,
     patch: int = 11,
     stride: int = 3,
-    batch_size: int = 64,
     seed: int = 0,
     forward: Forward | None = None,
+    **reading: Any,
 ) -> OcclusionFields:
     """Empirical receptive fields of chosen units, at the resolution of the image.
 
@@ -95,9 +98,9 @@ def occlusion_fields(
         top: By unit, indices of its top images, such as a row of ``LayerDissection.top.index``; -1 is no image.
         patch: Side of an occluder in pixels of the image.
         stride: Step between occluders in pixels, at most ``patch``, so that every pixel is occluded.
-        batch_size: Images a forward pass, one of which is not occluded.
         seed: Of the random pixels and of the shuffling.
         forward: How to call the network on prepared images; ``module`` itself by default.
+        **reading: ``batch_size``, images a forward pass, one of which is not occluded.
 
     Raises:
         LayerError: If the layer is unknown, gives no maps, lacks a unit or gives values that are not finite.
@@ -107,11 +110,11 @@ def occlusion_fields(
     chosen = {unit: [int(index) for index in own if index >= 0] for unit, own in top.items()}
     if not chosen or not all(chosen.values()):
         raise ValueError("top must have at least one unit, and at least one image of each")
-    if batch_size < 2:
-        raise ValueError(f"batch_size must be at least 2, not {batch_size}")
+    rows = Reading().but("occlusion_fields", **reading).batch_size
+    check_least(batch_size=(rows, 2))
     layers = resolve_layers(module, [layer])
     generator = torch.Generator().manual_seed(seed)
-    occluders = _Occluders(module, module if forward is None else forward, layers, patch, stride, batch_size, generator)
+    occluders = _Occluders(module, module if forward is None else forward, layers, patch, stride, rows, generator)
     with probing(module):
         example = prepare(checked_image(probe, next(iter(chosen.values()))[0])[None], module, probe.normalize)
         (info,) = describe_layers(module, [layer], example, forward).values()
@@ -170,7 +173,7 @@ class _Occluders:
     layers: Mapping[str, nn.Module]
     patch: int
     stride: int
-    batch_size: int
+    rows: int
     generator: torch.Generator
 
     def __call__(self, image: Tensor, units: Sequence[int]) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
@@ -188,9 +191,9 @@ class _Occluders:
         peaks = [_peak(values, unit) for values, unit in zip(self._values(image, units)[0], units, strict=True)]
         rows, columns = (torch.tensor(side) for side in zip(*peaks, strict=True))
         changes = []
-        for start in range(0, len(places), self.batch_size - 1):
+        for start in range(0, len(places), self.rows - 1):
             # The image itself comes along, for another batch may take another path and other last bits.
-            images = self._occluded(image, places[start : start + self.batch_size - 1])
+            images = self._occluded(image, places[start : start + self.rows - 1])
             values = self._values(images, units)[:, range(len(units)), rows, columns]
             changes.append((values[1:] - values[0]).abs())
         found = torch.cat(changes)

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from lightning_interp._lightning import LightningModule, Trainer, rank_zero_warn
 from lightning_interp.callbacks.loss_term import LossTerm, add_to_loss
-from lightning_interp.data.regions import check_names
-from lightning_interp.errors import LayerError
+from lightning_interp.errors import LayerError, check_names
 from lightning_interp.methods.filters.loss import LabelConditionedLoss
 from lightning_interp.methods.filters.maths.filter_losses import FilterLoss
 from lightning_interp.methods.filters.maths.filter_templates import (

@@ -4,14 +4,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from PIL import Image as PillowImage
 from torch import Tensor, nn
 
 from lightning_interp._extras import available
-from lightning_interp._lightning import LightningModule, Trainer, rank_zero_info
-from lightning_interp.callbacks.base import Charts, Output, ProbeCallback
-from lightning_interp.callbacks.training import is_trial
+from lightning_interp._lightning import LightningModule, rank_zero_info
+from lightning_interp._options import passes_on, take
+from lightning_interp.callbacks.base import ProbeCallback
+from lightning_interp.callbacks.publish import Charts, Shown
 from lightning_interp.data.probe import ProbeSet
 from lightning_interp.drawing.pictures import Picture, to_picture
 from lightning_interp.logging.artifacts import Figure, Image, Table
@@ -26,8 +28,7 @@ from lightning_interp.methods.graph.options import GraphOptions
 from lightning_interp.methods.graph.page import write_graph_page
 from lightning_interp.methods.graph.result import GraphResult
 from lightning_interp.methods.graph.synthesis import Drawn, check_decoder, draw_images
-from lightning_interp.probing.receptive import Placement
-from lightning_interp.schedule import Every
+from lightning_interp.schedule import AtEnd, Every
 
 PAGE = "graph.html"
 
@@ -39,8 +40,9 @@ class ExplanatoryGraph(ProbeCallback[GraphResult]):
     say where it is. The graph is learnt from the probe set's images alone, without labels. Where the probe set has
     landmarks of parts, patterns and raw filters are judged against them, each beside its references.
 
-    Scalars, ``graph/<layer>/...``; with a ``schedule`` in ``callback_metrics`` too, so that ``ModelCheckpoint`` and
-    ``EarlyStopping`` can monitor them:
+    Scalars, ``graph/<layer>/...``, all in ``callback_metrics``; with ``schedule=Every(n)`` during training too, so that
+    ``ModelCheckpoint`` and ``EarlyStopping`` can monitor them. Loggers get the headline (``patterns``; ``correlation``
+    and ``instability`` beside those of raw filters, each with ``_known``), or with ``scalars="all"`` every one:
 
     - ``patterns``: how many the layer has;
     - of the patterns, where there are landmarks: ``instability`` and ``instability_aaai2018`` (location instability in
@@ -67,21 +69,13 @@ class ExplanatoryGraph(ProbeCallback[GraphResult]):
             take one callback each, with ``category``, or let one graph describe them all.
         layers: Module paths, the top layer first.
         options: How to learn.
-        category: Learn from images of this category only, a number, or a name where the probe set has ``classes``.
         decoder: Draws images from the maps of one of the layers, or the file of one
             (:func:`~lightning_interp.methods.graph.decoder_files.load_decoder`); see ``recipes/graph_decoder``.
-        upsample: Units lie at the centres of their receptive fields, or of equal cells of the image (``"cell"``), for
-            networks of which each value sees the whole image.
-        schedule: When to learn a graph during training as well; None for the end of the fit only.
-        batch_size: Images a forward pass; the last batch is padded to it.
-        num_workers: Loader processes of the probe.
-        max_samples: Learn from at most so many images, evenly spaced.
-        byte_budget: Bytes for the maps of all images, which are held while the graph is learnt.
-        on_bad_image: ``"raise"``, or ``"skip"`` images that cannot be read.
-        loader_timeout: Seconds to wait for a loader process of the probe.
-        on_error: What a failing figure, logger or file does: ``"warn"`` or ``"raise"``.
+        schedule: When to learn a graph; with ``Every(n)``, during training and at its end.
         name: First part of every tag; two callbacks need two names.
-        timeout: Seconds to wait for another process.
+        **reading: ``category``, ``upsample`` and how the probe set is read, as in
+            :class:`~lightning_interp.methods.graph.engine.GraphLearner`; scalars, on_error and timeout as in
+            :class:`~lightning_interp.callbacks.base.ProbeCallback`.
 
     Raises:
         DatasetError: If the probe set is empty, the category unknown, or the decoder's file no decoder.
@@ -94,73 +88,50 @@ class ExplanatoryGraph(ProbeCallback[GraphResult]):
         "ExplanatoryGraph{'name': 'graph'}"
     """
 
+    TITLE = "Explanatory graph"
+    # From one batch no graph can be learnt.
+    TRIALS = False
+    ALSO_AT_END = True
+    engine: GraphLearner
+
+    @passes_on(GraphLearner, ProbeCallback)
     def __init__(
         self,
         probe: ProbeSet,
         layers: Sequence[str],
         *,
         options: GraphOptions = GraphOptions(),  # noqa: B008 - frozen
-        category: int | str | None = None,
         decoder: nn.Module | str | Path | None = None,
-        upsample: Placement = "receptive_field",
-        schedule: Every | None = None,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        max_samples: int | None = None,
-        byte_budget: int = 2**31,
-        on_bad_image: Literal["raise", "skip"] = "raise",
-        loader_timeout: float = 300.0,
-        on_error: Literal["warn", "raise"] = "warn",
+        schedule: Every | AtEnd | None = AtEnd(),  # noqa: B008 - frozen
         name: str = "graph",
-        timeout: float = 600.0,
+        **reading: Any,
     ) -> None:
-        super().__init__(name, schedule or Every(), on_error, timeout)
-        self.at_end_only = schedule is None
+        own = take(reading, ProbeCallback)
+        engine = GraphLearner(probe, layers, options, **reading)
+        super().__init__(engine, name=name, schedule=AtEnd() if schedule is None else schedule, **own)
         self.decoder = load_decoder(Path(decoder)) if isinstance(decoder, str | Path) else decoder
-        self.engine = self.learner = GraphLearner(
-            probe,
-            layers,
-            options,
-            category=category,
-            upsample=upsample,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            max_samples=max_samples,
-            byte_budget=byte_budget,
-            on_bad_image=on_bad_image,
-            loader_timeout=loader_timeout,
-        )
         self.drawn: Drawn | None = None
+
+    @property
+    def learner(self) -> GraphLearner:
+        """The engine."""
+        return self.engine
 
     def prepare(self, module: LightningModule, forward: Callable[[Tensor], Any]) -> None:
         """Check layers, their order and what they will take."""
-        self.learner.describe(module, forward)
-        self.learner.learning = _Progress(self.name)
+        super().prepare(module, forward)
+        self.engine.learning = _Progress(self.name)
         if self.decoder is not None:
-            check_decoder(self.decoder, self.learner)
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Learn the graph, unless nothing was trained, then sum up."""
-        if self._active and not is_trial(trainer) and trainer.global_step > 0:
-            self.probe_at_end(trainer, pl_module)
-        super().on_fit_end(trainer, pl_module)
-
-    def _wants(self, trainer: Trainer, hook: str) -> bool:
-        # A trial run probes one batch, from which no graph can be learnt.
-        return not self.at_end_only and not is_trial(trainer) and super()._wants(trainer, hook)
+            check_decoder(self.decoder, self.engine)
 
     def follow_up(self, result: GraphResult, module: LightningModule, forward: Callable[[Tensor], Any]) -> None:
         """Draw from the maps of some images; be ready to tell how long the next graph takes."""
-        self.learner.learning, self.drawn = _Progress(self.name), None
-        if self.decoder is not None and self._ranks.rank == 0:
-            with self._guard("synthesis"):
-                self.drawn = draw_images(self.decoder, result, self.learner, module, forward)
+        self.engine.learning, self.drawn = _Progress(self.name), None
+        if self.decoder is not None and self.ranks.rank == 0:
+            with self._publisher.guard("synthesis"):
+                self.drawn = draw_images(self.decoder, result, self.engine, module, forward)
 
-    def scalars(self, result: GraphResult) -> dict[str, float]:
-        """The result's scalars."""
-        return result.scalars()
-
-    def charts(self, result: GraphResult) -> tuple[str, Charts]:
+    def charts(self, result: GraphResult) -> Charts:
         """Patterns beside raw filters and controls."""
         charts: Charts = {}
         for layer in result.names if result.meta.get("evaluation") else ():
@@ -168,24 +139,23 @@ class ExplanatoryGraph(ProbeCallback[GraphResult]):
                 ("instability", ("", "_raw", "_frozen", "_centre")),
                 ("correlation", ("", "_raw", "_expected", "_chance")),
             ):
-                tags = [f"{self.name}/{layer}/{quantity}{kind}" for kind in kinds]
+                tags = [f"{layer}/{quantity}{kind}" for kind in kinds]
                 charts[f"{layer}: {quantity}"] = ("Multiline", tags)
-        return f"Explanatory graph: {self.name}", charts
+        return charts
 
-    def artifacts(self, result: GraphResult) -> Iterable[Output]:
+    def shown(self, result: GraphResult) -> Iterable[Shown]:
         """Patches, heat maps, the graph drawn, synthesis, tables."""
         for layer in result.names:
-            tag = f"{self.name}/{layer}"
-            yield Image, partial(self._patches, f"{tag}/patches", result, layer)
+            yield Image, f"{layer}/patches", partial(node_patches, result, layer, self._picture)
             if result.meta.get("evaluation"):
-                yield Table, partial(self._table, f"{tag}/table", result, layer)
+                yield Table, f"{layer}/table", partial(evaluation_table, result, layer)
         if self.drawn is not None:
-            yield Image, partial(self._synthesis, self.drawn)
+            yield Image, f"{self.drawn.layer}/synthesis", partial(_synthesis, self.drawn)
         if available("matplotlib"):
-            yield Figure, lambda: Figure(f"{self.name}/drawn", draw_graph(result, self._picture))
+            yield Figure, "drawn", lambda: draw_graph(result, self._picture)
             assert result.learnt_from is not None
             seen = result.learnt_from
-            yield Figure, lambda: Figure(f"{self.name}/patterns", pattern_heat_map(result, seen, self._picture))
+            yield Figure, "patterns", lambda: pattern_heat_map(result, seen, self._picture)
 
     def save(self, result: GraphResult, folder: Path) -> None:
         """Write the graph, and the page to browse it in."""
@@ -195,40 +165,36 @@ class ExplanatoryGraph(ProbeCallback[GraphResult]):
             rank_zero_info(f"{self.name}: the graph is not saved: pip install 'lightning-interp[io]'")
         write_graph_page(result, self._picture, folder / PAGE, page_scores(result))
 
-    def finish(self, result: GraphResult, folder: Path) -> None:
-        """Say what was found, and where to look."""
-        for layer in result.names:
-            found = result.meta.get("evaluation", {})
-            if found:
-                rank_zero_info(
-                    f"{self.name}: {layer}: displacement correlation with parts "
-                    f"{found[f'{layer}/correlation']:.2f}, of raw filters {found[f'{layer}/correlation_raw']:.2f}; "
-                    f"location instability {found[f'{layer}/instability']:.3f}, of raw filters "
-                    f"{found[f'{layer}/instability_raw']:.3f}, of the patterns held still "
-                    f"{found[f'{layer}/instability_frozen']:.3f}"
-                )
+    def lines(self, result: GraphResult) -> Iterable[str]:
+        """What was found."""
+        found = result.meta.get("evaluation", {})
+        for layer in result.names if found else ():
+            yield (
+                f"{layer}: displacement correlation with parts "
+                f"{found[f'{layer}/correlation']:.2f}, of raw filters {found[f'{layer}/correlation_raw']:.2f}; "
+                f"location instability {found[f'{layer}/instability']:.3f}, of raw filters "
+                f"{found[f'{layer}/instability_raw']:.3f}, of the patterns held still "
+                f"{found[f'{layer}/instability_frozen']:.3f}"
+            )
+
+    def pages(self, result: GraphResult, folder: Path) -> None:
+        """Say where to look."""
         page = folder / "end" / PAGE
         where = f"; browse them in {page}" if page.exists() else ""
         rank_zero_info(f"{self.name}: {sum(map(len, result.layers))} patterns{where}")
 
-    def _patches(self, tag: str, result: GraphResult, layer: str) -> Image:
-        return Image(tag, node_patches(result, layer, self._picture))
-
-    def _table(self, tag: str, result: GraphResult, layer: str) -> Table:
-        columns, rows = evaluation_table(result, layer)
-        return Table(tag, columns, rows)
-
-    def _synthesis(self, drawn: Drawn) -> Image:
-        columns = {
-            "whole map": drawn.made.full,
-            "valid patterns": drawn.made.kept,
-            "as many units by chance": drawn.made.chance,
-            "map of zeros": drawn.made.blank,
-        }
-        return Image(f"{self.name}/{drawn.layer}/synthesis", synthesis_gallery(drawn.layer, drawn.images, columns))
-
     def _picture(self, index: int) -> Picture:
-        return to_picture(self.learner.probe.image(index))
+        return to_picture(self.engine.probe.image(index))
+
+
+def _synthesis(drawn: Drawn) -> PillowImage.Image:
+    columns = {
+        "whole map": drawn.made.full,
+        "valid patterns": drawn.made.kept,
+        "as many units by chance": drawn.made.chance,
+        "map of zeros": drawn.made.blank,
+    }
+    return synthesis_gallery(drawn.layer, drawn.images, columns)
 
 
 class _Progress:

@@ -9,7 +9,8 @@ from lightning_interp.drawing.text import clean
 from lightning_interp.errors import DatasetError, InterpError
 from lightning_interp.methods.graph.maths.editing import prune, set_pruned
 from lightning_interp.methods.graph.page import write_graph_page
-from lightning_interp.methods.graph.result import GraphResult, PatternLayer
+from lightning_interp.methods.graph.patterns import PatternLayer
+from lightning_interp.methods.graph.result import GraphResult
 
 _PARENTS = 3  # that are shown of a pattern
 

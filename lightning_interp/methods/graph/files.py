@@ -18,10 +18,11 @@ from lightning_interp.errors import DatasetError
 from lightning_interp.functional.upsampling import Axis, Grid
 from lightning_interp.methods.graph.maths.export import to_graphml, to_node_link
 from lightning_interp.methods.graph.options import GraphOptions
-from lightning_interp.methods.graph.result import GraphResult, Inference, LayerPatterns, PatternLayer
+from lightning_interp.methods.graph.patterns import Inference, LayerPatterns, PatternGraph, PatternLayer
+from lightning_interp.methods.graph.result import GraphResult
 from lightning_interp.results.files import read_safetensors, write_json, write_safetensors, write_text
 
-GRAPH = "graph.json"
+GRAPH = GraphResult.FILE
 _FORMAT = 1
 _ARRAYS = re.compile(r"graph-[0-9a-f]{16}\.safetensors")
 _BORDERS = ("hold", "zero")
@@ -51,7 +52,7 @@ _PATTERNS: Mapping[str, _Form] = {
 }
 
 
-def save_graph(graph: GraphResult, folder: Path) -> Path:
+def save_graph(graph: PatternGraph, folder: Path) -> Path:
     """Write ``graph-<digest>.safetensors``, and ``graph.json`` that names it.
 
     The JSON is replaced last and at once, and the arrays that an earlier one named are removed after that. So at any
@@ -118,7 +119,7 @@ def load_graph(folder: Path) -> GraphResult:
         raise DatasetError(f"{path}: not a saved graph: {type(error).__name__}: {error}; {_AGAIN}") from error
 
 
-def export_graph(graph: GraphResult, path: Path) -> Path:
+def export_graph(graph: PatternGraph, path: Path) -> Path:
     """Write GraphML or node-link JSON, by the suffix of the path; both hold what ``to_networkx`` gives.
 
     Returns:
@@ -138,7 +139,7 @@ def export_graph(graph: GraphResult, path: Path) -> Path:
     return path
 
 
-def _tensors(graph: GraphResult) -> dict[str, Tensor]:
+def _tensors(graph: PatternGraph) -> dict[str, Tensor]:
     """Every array of the graph by name: that of its field, after the number of its layer."""
     found = {f"{row}.{key}": getattr(layer, key) for row, layer in enumerate(graph.layers) for key in _LAYER}
     if graph.learnt_from is not None:
@@ -198,7 +199,7 @@ def _graph(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GraphR
     )
 
 
-def _check(graph: GraphResult) -> None:
+def _check(graph: PatternGraph) -> None:
     """Raise a ``DatasetError`` that names what is wrong, if the graph is not what its docstrings say."""
     if not graph.layers or len(set(graph.names)) < len(graph.layers):
         raise DatasetError(f"layers {list(graph.names)}; expected one or more, each once")

@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_interp.drawing.pages import page_environment
 from lightning_interp.methods.graph.figures.overview import overview
 from lightning_interp.methods.graph.figures.patches import PATCH, Images, best_sights, jpeg, picture_of_row
-from lightning_interp.methods.graph.result import GraphResult, Inference, PatternLayer
+from lightning_interp.methods.graph.patterns import Inference, PatternGraph, PatternLayer
 from lightning_interp.results.files import write_text
 
 Scores = Mapping[str, Mapping[str, float | str]]
@@ -27,7 +27,7 @@ _BYTES = 2_500_000  # of all pictures, which Base64 makes a third more
 
 
 def write_graph_page(
-    graph: GraphResult, picture_of: Images | None, path: str | Path, scores: Scores | None = None
+    graph: PatternGraph, picture_of: Images | None, path: str | Path, scores: Scores | None = None
 ) -> Path:
     """Write one HTML file that holds all it shows; it needs no network and works from the file system.
 
@@ -69,7 +69,7 @@ def write_graph_page(
     return Path(path)
 
 
-def _pictures(graph: GraphResult, picture_of: Images | None) -> tuple[list[str], Inference | None]:
+def _pictures(graph: PatternGraph, picture_of: Images | None) -> tuple[list[str], Inference | None]:
     """Pictures as data URIs, those that most patterns need first, and the inference of these alone, in their order."""
     inference = graph.learnt_from
     if picture_of is None or inference is None:
@@ -101,7 +101,7 @@ def _only(inference: Inference, rows: Sequence[int]) -> Inference:
     return replace(inference, images=inference.images[chosen], mirrored=inference.mirrored[chosen], layers=layers)
 
 
-def _layer(graph: GraphResult, layer: PatternLayer, inference: Inference | None) -> dict[str, Any]:
+def _layer(graph: PatternGraph, layer: PatternLayer, inference: Inference | None) -> dict[str, Any]:
     """A layer's arrays, rounded to what the page shows; weights in thousandths."""
     sights: list[list[tuple[int, float | None, float | None]]] = [[] for _ in range(len(layer))]
     if inference is not None:

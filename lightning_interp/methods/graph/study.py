@@ -1,12 +1,11 @@
 """One explanatory graph under way: the maps of this process's images, then learning and inference together."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_interp.data.loading import ProbeBatch, probe_batches
 from lightning_interp.errors import ResponseError
@@ -14,67 +13,55 @@ from lightning_interp.functional.peaks import Peaks, find_peaks
 from lightning_interp.methods.graph.maths.infer import LayerMaps, infer, join
 from lightning_interp.methods.graph.maths.learn import learn_graph
 from lightning_interp.methods.graph.maths.pose import Sum
-from lightning_interp.methods.graph.result import GraphResult, Inference
+from lightning_interp.methods.graph.options import GraphOptions
+from lightning_interp.methods.graph.patterns import Inference, PatternGraph
 from lightning_interp.probing.layers import resolve_layers
-from lightning_interp.probing.ranks import Ranks
-from lightning_interp.probing.runner import Forward, run, statistics_device
-from lightning_interp.probing.sweep import Study
+from lightning_interp.probing.runner import run
+from lightning_interp.probing.sweep import Study, Task
 
-if TYPE_CHECKING:
-    from lightning_interp.methods.graph.engine import GraphLearner
+Learning = Callable[[float, float], None]
 
 
 class GraphStudy(Study):
-    """One graph of a :class:`~lightning_interp.methods.graph.engine.GraphLearner`.
+    """One graph.
 
     Args:
-        learner: Says what to learn.
-        module: The network, unwrapped.
-        ranks: The processes that share the images.
-        forward: How to call the network on prepared images.
+        task: What to learn from; its grids lie on the images.
+        options: How to learn.
+        learning: Called with the work of the learning done, and in all.
+
+    Attributes:
+        graph: Once frozen, what was learnt; None if there was nothing to learn from.
+        nothing: Why there was not.
     """
 
-    def __init__(self, learner: "GraphLearner", module: nn.Module, ranks: Ranks, forward: Forward | None) -> None:
-        self.learner, self.module, self.ranks, self.forward = learner, module, ranks, forward
-        self.bank, self.device = learner.bank, statistics_device(module)
+    def __init__(self, task: Task, options: GraphOptions, learning: Learning | None = None) -> None:
+        super().__init__(task)
+        self.options, self.learning = options, learning
         self.images: list[int] = []
-        self.maps: dict[str, list[Tensor]] = {}
-        self.mirrored: dict[str, list[Tensor]] = {}
-        self.graph: GraphResult | None = None
+        self.maps: dict[str, list[Tensor]] = {name: [] for name in task.infos}
+        self.mirrored: dict[str, list[Tensor]] = {name: [] for name in task.infos}
+        self.graph: PatternGraph | None = None
         self.nothing: ResponseError | None = None
         self.peaks: dict[str, Peaks] = {}
-
-    def begin(self, num_images: int) -> Sequence[str]:
-        """Make room."""
-        infos = self.learner.known(self.module, self.forward)
-        self.maps = {name: [] for name in infos}
-        self.mirrored = {name: [] for name in infos}
-        return list(infos)
 
     def update(self, batch: ProbeBatch, maps: Mapping[str, Tensor]) -> None:
         """Keep the maps."""
         self.images += batch.indices
-        for name, own in self.maps.items():
-            own.append(maps[name].clone())
-
-    def settle(self, kept: Sequence[int]) -> None:
-        """Nothing is to be agreed on before the learning."""
+        _keep(self.maps, maps)
 
     def tally(self, batches: Sequence[list[int]]) -> Sequence[str]:
-        """Maps of the mirror images, where they are asked for."""
-        if self.learner.options.flips:
+        """Maps of the mirror images, where they are asked for; no layer is asked for twice."""
+        if self.options.flips:
             self._mirror()
         return []
-
-    def update_again(self, batch: ProbeBatch, maps: Mapping[str, Tensor]) -> None:
-        """No layer is asked for twice."""
 
     def freeze(self) -> None:
         """Learn, then look where the patterns are; collective."""
         layers: list[LayerMaps] = []
         try:
             with torch.no_grad():
-                found = self.ranks.together(lambda total: self._learn(layers, total))
+                found = self.task.ranks.together(lambda total: self._learn(layers, total))
         except ResponseError as error:
             # Others who share the sweep have something to show.
             self.nothing, self.maps, self.mirrored = error, {}, {}
@@ -88,48 +75,44 @@ class GraphStudy(Study):
             fields = zip(*(part[1][place] for part in parts), strict=True)
             self.peaks[each.layer] = Peaks(*(torch.cat(values)[order] for values in fields))
 
-    def finished(self, settings: Mapping[str, Any], seconds: float, meta: Mapping[str, Any]) -> GraphResult:
-        """The graph, with what it depends on."""
-        assert self.graph is not None
-        return replace(
-            self.graph,
-            settings={**self.graph.settings, **settings},
-            seconds=seconds,
-            meta={**self.graph.meta, **meta},
-        )
+    def found(self) -> dict[str, Peaks]:
+        """Peaks of all filters on the images that :attr:`graph` was learnt from, by layer.
+
+        Raises:
+            ResponseError: If a layer's responses say nothing.
+        """
+        if self.nothing is not None:
+            raise self.nothing
+        return self.peaks
 
     def _learn(self, layers: list[LayerMaps], total: Sum) -> tuple[Inference, list[Peaks]]:
         """The graph; where patterns and the filters' peaks are in this process's images, on the CPU."""
         for name, maps in self.maps.items():
             self._check(name, maps, self.mirrored[name])
         layers += [self._layer(name) for name in list(self.maps)]
-        self.graph = learn_graph(layers, self.learner.options, total=total, progress=self.learner.learning)
+        self.graph = learn_graph(layers, self.options, total=total, progress=self.learning)
         own = infer(self.graph, layers, torch.tensor(self.images, dtype=torch.int64))
         return own, [Peaks(*(values.cpu() for values in find_peaks(each.maps))) for each in layers]
 
     def _layer(self, name: str) -> LayerMaps:
         """The maps of all batches as one; taken out, so that they are held twice one layer at a time."""
-        info = self.learner.infos[name]
-        none = torch.empty(0, info.units, info.height, info.width, device=self.device)
-        mirrored = torch.cat([none, *self.mirrored.pop(name)]) if self.learner.options.flips else None
-        return LayerMaps(name, torch.cat([none, *self.maps.pop(name)]), mirrored, self.learner.grids[name])
+        info = self.task.infos[name]
+        none = torch.empty(0, info.units, info.height, info.width, device=self.task.device)
+        mirrored = torch.cat([none, *self.mirrored.pop(name)]) if self.options.flips else None
+        return LayerMaps(name, torch.cat([none, *self.maps.pop(name)]), mirrored, self.task.grids[name])
 
     def _mirror(self) -> None:
-        batches = probe_batches(
-            self.bank.encoder,
-            self.images,
-            batch_size=self.learner.batch_size,
-            known=self.bank,
-            num_workers=self.learner.num_workers,
-            timeout=self.learner.loader_timeout,
-        )
+        task = self.task
+        # These images have been read once: they cannot be left out now.
+        strictly = replace(task.reading, on_bad_image="raise")
+        batches = probe_batches(task.bank.encoder, self.images, strictly, known=task.bank)
         run(
-            self.module,
+            task.module,
             _flipped(batches),
             [_Keeper(self.mirrored)],
-            layers=resolve_layers(self.module, list(self.maps)),
-            normalize=self.learner.probe.normalize,
-            forward=self.forward,
+            layers=resolve_layers(task.module, list(self.maps)),
+            normalize=task.probe.normalize,
+            forward=task.forward,
         )
 
     def _check(self, name: str, maps: Sequence[Tensor], mirrored: Sequence[Tensor]) -> None:
@@ -150,8 +133,12 @@ class _Keeper:
         self.into = into
 
     def update(self, batch: ProbeBatch, maps: Mapping[str, Tensor]) -> None:
-        for name, own in self.into.items():
-            own.append(maps[name].clone())
+        _keep(self.into, maps)
+
+
+def _keep(into: Mapping[str, list[Tensor]], maps: Mapping[str, Tensor]) -> None:
+    for name, own in into.items():
+        own.append(maps[name].clone())
 
 
 def _flipped(batches: Iterable[ProbeBatch]) -> Iterator[ProbeBatch]:

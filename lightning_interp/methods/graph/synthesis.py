@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lightning_interp.errors import DatasetError
 from lightning_interp.methods.graph.engine import GraphLearner
 from lightning_interp.methods.graph.maths.assignment import Synthesis, synthesise
-from lightning_interp.methods.graph.result import GraphResult, LayerPatterns
+from lightning_interp.methods.graph.patterns import LayerPatterns, PatternGraph
 from lightning_interp.probing.layers import resolve_layers
 from lightning_interp.probing.runner import prepare
 from lightning_interp.probing.session import probing
@@ -61,7 +61,7 @@ def check_decoder(decoder: nn.Module, learner: GraphLearner) -> str:
 @torch.no_grad()
 def draw_images(
     decoder: nn.Module,
-    graph: GraphResult,
+    graph: PatternGraph,
     learner: GraphLearner,
     module: nn.Module,
     forward: Callable[[Tensor], Any] | None = None,

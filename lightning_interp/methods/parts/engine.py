@@ -1,38 +1,33 @@
 """What filters have to do with the parts of things: the same engine inside and outside of training."""
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from lightning_interp._options import passes_on, renamed
 from lightning_interp.data.labels import LabelBank, LabelEncoder
 from lightning_interp.data.landmarks import category_table, landmark_table
-from lightning_interp.data.loading import BadImage
+from lightning_interp.data.loading import check_least
 from lightning_interp.data.probe import ProbeSet
-from lightning_interp.data.regions import check_names
-from lightning_interp.errors import DatasetError
+from lightning_interp.errors import DatasetError, check_names
 from lightning_interp.functional.class_selectivity import class_means, class_selectivity, largest_column
 from lightning_interp.functional.location import TOP_IMAGES, CategoryRule, Variant, location_scores
 from lightning_interp.functional.part_overlap import part_interpretability, part_purity
 from lightning_interp.functional.peaks import peak_points, top_images, unscored
 from lightning_interp.functional.upsampling import Grid
 from lightning_interp.methods.parts.result import LayerParts, PartResult, TopPeaks
-from lightning_interp.methods.parts.study import LayerSums, PartStudy
-from lightning_interp.probing.engine import SweepEngine, check_least
+from lightning_interp.methods.parts.study import Gathered, PartStudy, PartTables
+from lightning_interp.probing.engine import SweepEngine
 from lightning_interp.probing.layers import LayerInfo
-from lightning_interp.probing.ranks import Ranks
 from lightning_interp.probing.receptive import Placement, image_grid
-from lightning_interp.probing.runner import Forward
-from lightning_interp.probing.sweep import Progress
+from lightning_interp.probing.sweep import Progress, Task
 
 Measure = Literal["location", "purity", "interpretability"]
 
 # Images a filter that are kept to be shown.
 _SHOWN = 7
-# Filters that a warning names.
-_NAMED = 8
 
 
 class PartMeter(SweepEngine[PartResult]):
@@ -50,16 +45,11 @@ class PartMeter(SweepEngine[PartResult]):
         top_k: Images a filter; None for the variant's number, and for 100 in purity.
         landmarks: Names of the landmarks that count; None for all.
         parts: Names of the parts that count; None for all.
-        category: Attribute that is an image's category; None for ``"category"`` where the probe set has that, else
-            all images are of one.
+        category_attribute: Attribute that is an image's category; None for ``"category"`` where the probe set has that,
+            else all images are of one.
         upsample: Where the maps' values lie: at the centres of their receptive fields, as published, or of equal
             ``"cell"`` of the image, for networks of which each value sees the whole image.
-        batch_size: As in :class:`~lightning_interp.probing.engine.SweepEngine`, with what follows.
-        num_workers: Loader processes.
-        max_samples: Use at most so many images.
-        byte_budget: Bytes for surviving activations.
-        on_bad_image: ``"raise"`` or ``"skip"``.
-        loader_timeout: Seconds to wait for a loader process.
+        **reading: How the probe set is read: :class:`~lightning_interp.data.loading.Reading`.
 
     Attributes:
         measures: What is measured.
@@ -67,7 +57,8 @@ class PartMeter(SweepEngine[PartResult]):
         parts: Names of the parts, empty if they are neither measured nor asked for.
         category: ``(N,)`` int64, category of each image.
         row: By image, its row in the tables.
-        mask_grids: By layer, the place of its values on the part masks.
+        image_grids: By layer, the place of its values on the image, once :meth:`describe` has run; those on the part
+            masks are its ``grids``.
 
     Raises:
         DatasetError: If the probe set lacks what a measure needs, saying what has it, or a name is unknown.
@@ -85,25 +76,12 @@ class PartMeter(SweepEngine[PartResult]):
         top_k: int | None = None,
         landmarks: Sequence[str] | None = None,
         parts: Sequence[str] | None = None,
-        category: str | None = None,
+        category_attribute: str | None = None,
         upsample: Placement = "receptive_field",
-        batch_size: int = 64,
-        num_workers: int = 0,
-        max_samples: int | None = None,
-        byte_budget: int = 2**30,
-        on_bad_image: BadImage = "raise",
-        loader_timeout: float = 300.0,
+        category: str | None = None,
+        **reading: Any,
     ) -> None:
-        super().__init__(
-            probe,
-            layers,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            max_samples=max_samples,
-            byte_budget=byte_budget,
-            on_bad_image=on_bad_image,
-            loader_timeout=loader_timeout,
-        )
+        super().__init__(probe, layers, **reading)
         check_least(top_k=(2 if top_k is None else top_k, 2))
         _check_choices(variant=(variant, TOP_IMAGES), rule=(rule, ("least", "peak")))
         _check_choices(upsample=(upsample, ("receptive_field", "cell")))
@@ -115,65 +93,45 @@ class PartMeter(SweepEngine[PartResult]):
         # Names that are given are checked, whether or not they count for what is measured.
         if "location" in self.measures or landmarks is not None:
             self.landmarks, self.points = landmark_table(probe, self.indices, landmarks)
-        self.category = category_table(probe, self.indices, category)
+        attribute = renamed("parts", "category", "category_attribute", category, category_attribute)
+        self.category = category_table(probe, self.indices, attribute)
         self.num_categories = int(self.category.max()) + 1
         masked = parts is not None or set(self.measures) - {"location"}
         self.parts, self.part_columns = _parts(probe, parts) if masked else ((), ())
         self.bank = LabelBank(LabelEncoder(probe, probe.mask_size), every_image_counts=True)
-        self._warned: set[str] = set()
         self.image_grids: dict[str, Grid] = {}
-        self.mask_grids: dict[str, Grid] = {}
 
-    def place(self, module: nn.Module, layer: nn.Module, info: LayerInfo, shape: tuple[int, int, int]) -> None:
-        """Find where the layer's values lie on the image and, in the same proportions, on the masks."""
-        grid = image_grid(module, layer, info, shape, self.upsample)
-        self.image_grids[info.name], self.mask_grids[info.name] = grid, grid.resized(self.probe.mask_size)
+    def place(self, module: nn.Module, layer: nn.Module, info: LayerInfo, shape: tuple[int, int, int]) -> Grid:
+        """Where the layer's values lie on the image and, in the same proportions, on the masks."""
+        self.image_grids[info.name] = image_grid(module, layer, info, shape, self.upsample)
+        return self.image_grids[info.name].resized(self.probe.mask_size)
 
-    def study(self, module: nn.Module, ranks: Ranks, forward: Forward | None) -> PartStudy:
+    def study(self, task: Task) -> PartStudy:
         """One measurement, to take part in a sweep."""
-        return PartStudy(self, module, ranks, forward)
-
-    def result(
-        self,
-        study: PartStudy,
-        skipped: Sequence[tuple[int, str]],
-        seconds: float,
-        ranks: Ranks,
-        meta: Mapping[str, Any],
-    ) -> PartResult:
-        """What a finished study has found; rank zero warns of filters that are not scored."""
-        rows = torch.tensor([self.row[index] for index in study.kept])
-        found = PartResult(
-            layers={name: self._layer(name, layer, rows) for name, layer in study.layers.items()},
-            landmarks=self.landmarks,
-            parts=self.parts,
-            rule=self.rule,
-            num_images=len(study.kept),
-            settings=self.settings() | {"num_skipped": len(skipped)},
-            seconds=seconds,
-            meta=meta,
+        tables = PartTables(
+            purity="purity" in self.measures,
+            interpretability="interpretability" in self.measures,
+            parts=self.part_columns,
+            row=self.row,
+            category=self.category,
+            num_categories=self.num_categories,
         )
-        if ranks.rank == 0:
-            self._warn(found)
-        return found
+        return PartStudy(task, tables)
 
-    def _warn(self, result: PartResult) -> None:
-        """Of filters that are not finite; of each layer once, however often it is measured."""
+    def result(self, study: PartStudy, **about: Any) -> PartResult:
+        """What a finished study has found."""
+        layers = {name: self._layer(name, found, study.kept) for name, found in study.found().items()}
+        return PartResult(layers, landmarks=self.landmarks, parts=self.parts, rule=self.rule, **about)
+
+    def notices(self, result: PartResult) -> None:
+        """Filters that cannot be scored."""
         for name, layer in result.layers.items():
-            filters = [str(number) for number in layer.nonfinite.nonzero()[:, 0].tolist()]
-            if filters and name not in self._warned:
-                self._warned.add(name)
-                more = ", ..." if len(filters) > _NAMED else ""
-                warnings.warn(
-                    f"layer '{name}': {len(filters)} of {len(layer.dead)} filters gave NaN or infinite activations "
-                    f"({', '.join(filters[:_NAMED])}{more}): not scored",
-                    stacklevel=3,
-                )
+            self.say_nonfinite(name, layer.nonfinite.nonzero()[:, 0].tolist(), len(layer.dead), what="filters")
 
-    def _layer(self, name: str, sums: LayerSums, rows: Tensor) -> LayerParts:
-        peaks = type(sums.found_peaks)(*(values[rows] for values in sums.found_peaks))
-        category, grid = self.category[rows], self.image_grids[name]
-        means = class_means(sums.mean[rows], category, self.num_categories)
+    def _layer(self, name: str, found: Gathered, images: Sequence[int]) -> LayerParts:
+        rows = torch.tensor([self.row[index] for index in images])
+        peaks, category, grid = found.peaks, self.category[rows], self.image_grids[name]
+        means = class_means(found.mean, category, self.num_categories)
         dead, nonfinite = unscored(peaks.value)
         own = largest_column(means).masked_fill(dead | nonfinite, -1)
         selectivity = class_selectivity(means).masked_fill(own < 0, torch.nan)
@@ -182,16 +140,14 @@ class PartMeter(SweepEngine[PartResult]):
             location = location_scores(
                 peaks, self.points[rows], grid, category=category, variant=self.variant, top_k=self.top_k
             )
-        if sums.covered is not None:
-            covered, shown = (values[rows] for values in sums.covered)
-            purity = part_purity(peaks, covered, shown, self.top_k or TOP_IMAGES["cvpr2018"])
-        if sums.counts is not None:
-            interpretability, chance = (part_interpretability(*counts, own) for counts in sums.counts)
+        if found.covered is not None:
+            purity = part_purity(peaks, *found.covered, self.top_k or TOP_IMAGES["cvpr2018"])
+        if found.counts is not None and found.chance is not None:
+            interpretability, chance = (part_interpretability(*each, own) for each in (found.counts, found.chance))
         chosen = top_images(peaks.value, peaks.cell >= 0, _SHOWN)
-        index = torch.tensor([self.indices[row] for row in rows.tolist()])
         points = peak_points(peaks.cell, grid)[chosen.rows, torch.arange(len(dead))]
         top = TopPeaks(
-            index[chosen.rows].masked_fill(~chosen.valid, -1).T,
+            torch.tensor(images)[chosen.rows].masked_fill(~chosen.valid, -1).T,
             points.masked_fill(~chosen.valid[..., None], torch.nan).transpose(0, 1),
         )
         return LayerParts(
@@ -208,19 +164,17 @@ class PartMeter(SweepEngine[PartResult]):
 
     def settings(self) -> dict[str, Any]:
         """What the numbers depend on, JSON-able."""
-        return {
-            "probe": self.probe.fingerprint(),
-            "probe_kind": type(self.probe).__name__,
+        return super().settings() | {
             "measures": list(self.measures),
             "variant": self.variant,
             "rule": self.rule,
             "top_k": self.top_k,
             "categories": self.num_categories,
             "upsample": self.upsample,
-            "batch_size": self.batch_size,
         }
 
 
+@passes_on(PartMeter)
 def measure_parts(
     model: nn.Module,
     probe: ProbeSet,
@@ -251,9 +205,7 @@ def measure_parts(
         >>> sorted(found.scalars())[:3]
         ['1/beats_best_constant', '1/beats_centre', '1/best_constant']
     """
-    result = PartMeter(probe, layers, **options)(model, progress=progress)
-    assert result is not None  # only should_stop stops it
-    return result
+    return PartMeter(probe, layers, **options).once(model, progress=progress)
 
 
 def has_parts(probe: ProbeSet) -> bool:

@@ -1,8 +1,6 @@
 """Files of filters and parts: written whole or not at all, read back exactly, without pickle."""
 
 import csv
-import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import astuple, fields
 from io import StringIO
@@ -14,16 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_interp._extras import available
 from lightning_interp.errors import DatasetError
 from lightning_interp.functional.location import CategoryRule, LocationScores
 from lightning_interp.functional.location_references import Deviations
 from lightning_interp.functional.part_overlap import PartInterpretability, PartPurity
 from lightning_interp.methods.parts.figures.table import FilterSummary, filter_summaries
 from lightning_interp.methods.parts.result import LayerParts, PartResult, TopPeaks
-from lightning_interp.results.files import read_safetensors, slug, write_json, write_safetensors, write_text
+from lightning_interp.results.files import read_document, read_safetensors, reading, slug, write_result
 
-PARTS = "parts.json"
+PARTS = PartResult.FILE
 _FORMAT = 1
 _OWN = ("dead", "category", "selectivity")
 # What a layer may hold, by field.
@@ -45,22 +42,8 @@ def save_parts(result: PartResult, folder: Path) -> Path:
     Returns:
         The path of the JSON file.
     """
-    whole = available("safetensors")
-    if not whole:
-        warnings.warn(
-            "safetensors is not installed, so results are saved without their arrays and cannot be loaded "
-            "again; run: pip install 'lightning-interp[io]'",
-            stacklevel=2,
-        )
-    folder = Path(folder)
-    (folder / PARTS).unlink(missing_ok=True)
-    for name, layer in result.layers.items():
-        write_text(folder / f"filters_{slug(name)}.csv", _filter_csv(filter_summaries(result, layer)))
-        if whole:
-            write_safetensors(folder / f"{slug(name)}.safetensors", _arrays(layer))
     document = {
         "format": _FORMAT,
-        "arrays": whole,
         "layers": list(result.layers),
         "landmarks": result.landmarks,
         "parts": result.parts,
@@ -71,8 +54,10 @@ def save_parts(result: PartResult, folder: Path) -> Path:
         "meta": result.meta,
         "scalars": result.scalars(),
     }
-    write_json(folder / PARTS, document)
-    return folder / PARTS
+    layers = {slug(name): layer for name, layer in result.layers.items()}
+    tables = {f"filters_{name}.csv": _filter_csv(filter_summaries(result, layer)) for name, layer in layers.items()}
+    arrays = {f"{name}.safetensors": _arrays(layer) for name, layer in layers.items()}
+    return write_result(folder, PARTS, document, texts=tables, arrays=arrays)
 
 
 def _filter_csv(summaries: list[FilterSummary]) -> str:
@@ -109,12 +94,8 @@ def load_parts(folder: Path) -> PartResult:
         MissingExtraError: If safetensors is not installed.
     """
     path = Path(folder) / PARTS
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if document["format"] != _FORMAT:
-            raise DatasetError(f"{path}: format {document['format']!r}, expected {_FORMAT}")
-        if not document["arrays"]:
-            raise DatasetError(f"{path}: saved without its arrays, for safetensors was not installed")
+    with reading(path):
+        document = read_document(path, _FORMAT)
         if document["rule"] not in ("least", "peak"):
             raise DatasetError(f"{path}: rule {document['rule']!r}, expected 'least' or 'peak'")
         return PartResult(
@@ -131,10 +112,6 @@ def load_parts(folder: Path) -> PartResult:
             seconds=document["seconds"],
             meta=document["meta"],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, DatasetError):
-            raise
-        raise DatasetError(f"{path}: not a saved result: {type(error).__name__}: {error}") from error
 
 
 def _layer(name: str, arrays: Mapping[str, NDArray[Any]]) -> LayerParts:

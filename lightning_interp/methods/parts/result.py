@@ -3,12 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
 from lightning_interp.functional.location import CategoryRule, LocationScores
 from lightning_interp.functional.part_overlap import PartInterpretability, PartPurity
+from lightning_interp.results.base import LayeredResult
 
 
 class TopPeaks(NamedTuple):
@@ -78,8 +80,8 @@ class LayerParts:
         return values | {"dead": float(self.dead.sum()), "nonfinite": float(self.nonfinite.sum())}
 
 
-@dataclass(frozen=True)
-class PartResult:
+@dataclass(frozen=True, repr=False)
+class PartResult(LayeredResult[LayerParts]):
     """What the filters of some layers have to do with the parts of the things in the images.
 
     Args:
@@ -103,13 +105,40 @@ class PartResult:
     seconds: float = 0.0
     meta: Mapping[str, Any] = field(default_factory=dict)
 
-    def __getitem__(self, layer: str) -> LayerParts:
-        """The layer of that name."""
-        return self.layers[layer]
+    FILE: ClassVar[str] = "parts.json"
 
-    def scalars(self) -> dict[str, float]:
-        """Every figure as ``<layer>/<quantity>``, and ``seconds``."""
-        values = {
-            f"{name}/{key}": v for name, layer in self.layers.items() for key, v in layer.scalars(self.rule).items()
-        }
-        return values | {"seconds": self.seconds}
+    def layer_scalars(self, layer: LayerParts) -> dict[str, float]:
+        """A layer's figures by name."""
+        return layer.scalars(self.rule)
+
+    def watched(self, layer: LayerParts) -> tuple[str, ...]:
+        """Location with its references where it was measured, else parts with theirs."""
+        if layer.location is not None:
+            return (
+                "instability?",
+                "best_constant?",
+                "beats_best_constant?",
+                "correlation?",
+                "correlation_chance?",
+                "dead",
+            )
+        own = ("interpretability?", "interpretability_by_chance?")
+        return (*own, "purity?", "purity_by_chance?", "purity_best_constant?", "dead")
+
+    def about(self) -> str:
+        """Layers with their filters, landmarks, parts, and the images."""
+        layers = ", ".join(f"{name}: {len(layer.dead)} filters" for name, layer in self.layers.items())
+        return f"{layers}; {len(self.landmarks)} landmarks, {len(self.parts)} parts; {self.num_images} images"
+
+    def save(self, folder: Path) -> Path:
+        """Write it to a folder (:func:`~lightning_interp.methods.parts.files.save_parts`)."""
+        from lightning_interp.methods.parts.files import save_parts
+
+        return save_parts(self, folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> "PartResult":
+        """Read what :meth:`save` wrote (:func:`~lightning_interp.methods.parts.files.load_parts`)."""
+        from lightning_interp.methods.parts.files import load_parts
+
+        return load_parts(folder)

@@ -1,18 +1,17 @@
 """One layer's valid regions against part masks, in one forward pass."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_interp.functional.part_overlap import VALID_SHARE, ValidPixels
+from lightning_interp.functional.part_overlap import IOU_THRESHOLD, VALID_SHARE, ValidPixels, part_ious
 from lightning_interp.functional.pixels import active_pixels
 from lightning_interp.functional.upsampling import Cells, Grid
-from lightning_interp.methods.parts.overlap_sums import PartAssociations
 from lightning_interp.probing.cells import CellPass, cell_chunks
 from lightning_interp.probing.layers import LayerInfo
+from lightning_interp.probing.ranks import Ranks
+from lightning_interp.probing.sums import Sums
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,13 @@ class ValidPass(CellPass[PartLabels]):
     Zhang, Wu and Zhu (CVPR 2018, section 5.2.1), with valid regions by bilinear upsampling
     (:func:`~lightning_interp.functional.part_overlap.valid_pixels`). The chance level is this project's own.
 
+    The counts, int64, are the sums ``"<layer>: associated"`` ``(F, C, K)`` and ``"<layer>: images"`` ``(C, K)``, those
+    that show the part; those by chance, against the parts of the images that they are re-paired with
+    (:func:`~lightning_interp.functional.pixels.cyclic_partners`), are ``"<layer>: chance associated"`` and
+    ``"<layer>: chance images"``.
+
     Args:
+        sums: Where the counts go.
         info: Shape of the maps.
         grid: Their place on the grid of the part masks.
         num_images: Images of the whole probe set.
@@ -44,15 +49,12 @@ class ValidPass(CellPass[PartLabels]):
         num_parts: K.
         byte_budget: Bytes that may be spent on surviving cells.
         device: Where the maps are.
-        sync: torchmetrics' arguments on how to meet other processes.
-
-    Attributes:
-        associations: Counts with the images' own parts.
-        chance: Counts with those of the images that they are re-paired with.
+        ranks: The processes that share the images.
     """
 
     def __init__(
         self,
+        sums: Sums,
         info: LayerInfo,
         grid: Grid,
         *,
@@ -61,7 +63,7 @@ class ValidPass(CellPass[PartLabels]):
         num_parts: int,
         byte_budget: int,
         device: torch.device,
-        sync: Mapping[str, Any],
+        ranks: Ranks,
     ) -> None:
         super().__init__(
             info,
@@ -71,11 +73,13 @@ class ValidPass(CellPass[PartLabels]):
             num_images=num_images,
             byte_budget=byte_budget,
             device=device,
-            sync=sync,
+            ranks=ranks,
         )
-        shape = (info.units, num_categories, num_parts)
-        self.associations = PartAssociations(*shape, **sync).to(device)
-        self.chance = PartAssociations(*shape, **sync).to(device)
+        self.sums = sums
+        none = torch.zeros(info.units, num_categories, num_parts, dtype=torch.int64, device=device)
+        for kind in ("", "chance "):
+            sums.add(f"{info.name}: {kind}associated", none.clone())
+            sums.add(f"{info.name}: {kind}images", none.sum(0))
 
     def count(self, cells: Cells, labels: PartLabels) -> None:
         """Count the associations on the images of a batch."""
@@ -85,5 +89,12 @@ class ValidPass(CellPass[PartLabels]):
             pixels = [active_pixels(chunk, self.thresholds, self.grid) for chunk in cell_chunks(own, self.grid)]
             _, unit, pixel = (torch.cat(field) for field in zip(*pixels, strict=True))
             valid = ValidPixels(torch.zeros_like(unit), unit, pixel)
-            self.associations.update(valid, labels.parts[image : image + 1], category)
-            self.chance.update(valid, labels.others[image : image + 1], category)
+            self._associate("", valid, labels.parts[image : image + 1], category)
+            self._associate("chance ", valid, labels.others[image : image + 1], category)
+
+    def _associate(self, kind: str, valid: ValidPixels, parts: Tensor, category: Tensor) -> None:
+        """Add the associations of valid regions with parts ``(n, K, H, W)`` bool on images of categories ``(n,)``."""
+        associated, images = (self.sums[f"{self.info.name}: {kind}{what}"] for what in ("associated", "images"))
+        hits = part_ious(valid, parts, self.info.units) > IOU_THRESHOLD
+        associated.index_add_(1, category, hits.long().transpose(0, 1))
+        images.index_add_(0, category, parts.flatten(2).any(2).long())

@@ -113,7 +113,7 @@ def test_pairs_are_put_in_order():
     ("correlations", "message"),
     [
         ({"make_up": 0.5}, "did you mean 'makeup'"),
-        ({("smile", "moustache"): 0.5}, "known are lipstick, makeup, blond, smile"),
+        ({("smile", "moustache"): 0.5}, "there are lipstick, makeup, blond, smile"),
         ({"lipstick": 0.5}, "of two attributes"),
         ({("makeup", "makeup"): 0.5}, r"'makeup', 'makeup'"),
         ({("makeup", "blond", "smile"): 0.5}, r"of two attributes"),

@@ -315,7 +315,7 @@ def test_description_is_json_and_tells_sets_apart():
         (lambda: Recoloured(PaintedFaces(side=24)), r"\(24, 24\).*\(12, 12\)"),
         (lambda: Recoloured(PaintedFaces(concepts=CONCEPTS[:1] + CONCEPTS[2:])), "no concept eye"),
         (lambda: Recoloured(PaintedFaces()).counterfactuals([0], {"makeup": 2}), "0 or 1"),
-        (lambda: Recoloured(PaintedFaces()).counterfactuals([0], {"blond": 1}), "known are lipstick, makeup"),
+        (lambda: Recoloured(PaintedFaces()).counterfactuals([0], {"blond": 1}), "there are lipstick, makeup"),
     ],
 )
 def test_bad_arguments_are_named(build, message):

@@ -317,7 +317,7 @@ def test_description_is_json_and_tells_sets_apart():
     ("build", "message"),
     [
         (lambda: RenderedFaces(4, correlations={"make_up": 0.5}), "did you mean 'makeup'"),
-        (lambda: RenderedFaces(4, correlations={"moustache": 0.5}), "known are lipstick, makeup"),
+        (lambda: RenderedFaces(4, correlations={"moustache": 0.5}), "there are lipstick, makeup"),
         (lambda: RenderedFaces(4, correlations={"makeup": 1.5}), r"\[-1, 1\]"),
         (lambda: RenderedFaces(4, correlations={"makeup": float("nan")}), r"\[-1, 1\]"),
         (lambda: RenderedFaces(4, correlations={"lipstick": 0.5}), "other attributes"),

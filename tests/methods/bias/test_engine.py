@@ -14,11 +14,11 @@ from torch import nn
 
 from lightning_interp.data.counterfactuals import Remade
 from lightning_interp.data.faces.probe import RenderedFaces
+from lightning_interp.data.loading import ShardSampler
 from lightning_interp.data.probe import Labels
 from lightning_interp.data.readers.group_csv import GroupCSV
 from lightning_interp.errors import DatasetError, LayerError, ProbeError
 from lightning_interp.methods.bias.checks import CHECKS
-from lightning_interp.methods.bias.checks.answers import Answers
 from lightning_interp.methods.bias.engine import Diagnoser, diagnose
 from lightning_interp.methods.bias.files import load_bias, save_bias
 from lightning_interp.methods.bias.verdict import verdict
@@ -34,6 +34,7 @@ from tests.helpers.bias import (
     ask,
     biased,
     find,
+    look_at,
     make_diagnoser,
     values,
 )
@@ -82,11 +83,14 @@ def test_batch_size_does_not_matter_to_a_cnn():
 
 def sums_of(diagnoser, model, world):
     """By check and name, the sums of that many processes together."""
-    checks = [Answers(diagnoser.asked), *(CHECKS[name](diagnoser.asked) for name in diagnoser.checks)]
-    with torch.no_grad():
-        for rank in range(world):
-            diagnoser._sweep(model, model, Ranks(rank, world), checks, None)
-    return {f"{check.name}/{key}": sums for check in checks for key, sums in check.sums.items()}
+    totals = []
+    for rank in range(world):
+        sums, own = diagnoser.begin(Ranks()), list(ShardSampler(diagnoser.chosen, rank, world))
+        with torch.no_grad():
+            for first in range(0, len(own), diagnoser.reading.batch_size):
+                diagnoser.ask(look_at(diagnoser, model, own[first : first + diagnoser.reading.batch_size]), sums)
+        totals.append({name: found for name, found in sums.reduced().items() if not sums.by_rows(name)})
+    return {name: torch.stack([found[name] for found in totals]).sum(0) for name in totals[0]}
 
 
 @settings(max_examples=6, deadline=None)
@@ -557,9 +561,13 @@ def test_bad_question_is_named_at_once(name):
     ("options", "text"),
     [
         ({"fills": []}, "at least one fill"),
-        ({"max_samples": 0}, "at least 1"),
-        ({"batch_size": 0}, "at least 1"),
-        ({"examples": -1}, "at least 0"),
+        ({"max_samples": 0}, "max_samples must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"examples": -1}, "examples must be at least 0, got -1"),
+        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
+        ({"byte_budget": -1}, "byte_budget must be at least 0, got -1"),
+        ({"on_bad_image": "keep"}, "on_bad_image must be 'raise' or 'skip', got 'keep'"),
+        ({"loader_timeout": 0}, "loader_timeout must be positive, got 0"),
     ],
 )
 def test_bad_number_is_named_at_once(options, text):
@@ -599,7 +607,7 @@ def test_bad_label_is_named_at_once(facts, text):
 def test_probe_without_attributes_or_images_is_refused():
     with pytest.raises(DatasetError, match="'lipstick': Remakeable tells no attributes; give it a method `facts`"):
         make_diagnoser(biased(known=[]))
-    with pytest.raises(DatasetError, match="at least one image"):
+    with pytest.raises(DatasetError, match="the probe set is empty"):
         make_diagnoser(TinyFaces([]))
     with pytest.raises(DatasetError, match="must be a ProbeSet"):
         make_diagnoser([1, 2])

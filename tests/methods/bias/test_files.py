@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_interp.errors import DatasetError
-from lightning_interp.methods.bias import files as bias_files
 from lightning_interp.methods.bias.files import load_bias, save_bias
 from lightning_interp.methods.bias.result import BiasResult, Score
+from lightning_interp.results import files
 from tests.helpers.bias_results import bias_result
 from tests.helpers.results import HOSTILE
 
@@ -95,7 +95,7 @@ def test_a_failure_on_the_way_leaves_no_complete_folder(tmp_path, monkeypatch):
     def fail(path, text):
         raise OSError("disk full")
 
-    monkeypatch.setattr(bias_files, "write_text", fail)
+    monkeypatch.setattr(files, "write_text", fail)
     with pytest.raises(OSError, match="disk full"):
         save_bias(RESULT, tmp_path)
     assert not (tmp_path / "bias.json").exists()

@@ -58,11 +58,11 @@ OPTIONS = list(itertools.product(["low", "upsampled"], ["cell", "zero_pad", "rec
 @pytest.mark.parametrize("budget", [GENEROUS, 0])
 def test_equal_to_dense_reference(quantile_on, upsample, images, budget):
     probe, model = RandomProbe(), small_cnn()
-    options = {"quantile": 0.03, "quantile_on": quantile_on, "upsample": upsample, "images": images}
-    result = dissect(model, probe, ["1", "2"], batch_size=8, byte_budget=budget, **options)
+    options = {"quantile": 0.03, "quantile_on": quantile_on, "upsample": upsample}
+    result = dissect(model, probe, ["1", "2"], batch_size=8, byte_budget=budget, area_images=images, **options)
     for name, layer in result.layers.items():
         acts = activations(model, model.get_submodule(name), probe)
-        assert_equal(layer, dissect_dense(acts, probe, anchors=layer.anchors, **options))
+        assert_equal(layer, dissect_dense(acts, probe, anchors=layer.anchors, images=images, **options))
 
 
 @pytest.mark.parametrize("preset", ["cvpr2017", "pnas2020"])
@@ -436,7 +436,7 @@ def test_second_dissection_is_the_first_and_reads_no_label_again():
             reads.append(index)
             return super().labels(index)
 
-    dissector = Dissector(Counting(9), ["2"], make_options("cvpr2017"), batch_size=4)
+    dissector = Dissector(Counting(9), ["2"], batch_size=4)
     model = small_cnn()
     first, second = dissector(model), dissector(model)
     assert sorted(reads) == list(range(9))
@@ -445,7 +445,7 @@ def test_second_dissection_is_the_first_and_reads_no_label_again():
 
 def test_stop_and_progress():
     seen = []
-    dissector = Dissector(RandomProbe(9), ["2"], make_options("cvpr2017"), batch_size=4)
+    dissector = Dissector(RandomProbe(9), ["2"], batch_size=4)
     assert dissector(small_cnn(), progress=lambda done, total: seen.append((done, total))) is not None
     assert seen == [(4, 9), (8, 9), (9, 9)]
     assert dissector(small_cnn(), should_stop=lambda: True) is None

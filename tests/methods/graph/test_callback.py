@@ -16,6 +16,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from torch import nn
 
 from lightning_interp import DatasetError, Every, LayerError
+from lightning_interp.callbacks import base
 from lightning_interp.drawing import pictures
 from lightning_interp.errors import MissingExtraError, ProbeError
 from lightning_interp.logging.artifacts import Figure, Image
@@ -239,14 +240,14 @@ def test_resumed_training_ends_with_a_graph_too(tmp_path):
 
 
 def test_everything_is_in_one_events_file(tmp_path):
-    explaining = make_explanation(decoder=Decoder(8), on_error="raise")
+    explaining = make_explanation(decoder=Decoder(8), on_error="raise", scalars="all")
     train(tmp_path, [explaining], 2, logger=tensorboard(tmp_path))
     assert len(list(tmp_path.rglob("events.out.tfevents.*"))) == 1
     events = read_back(tmp_path)
     tags = events.Tags()
     measured = {f"{quantity}{kind}" for quantity in QUANTITIES for kind in ("", *CONTROLS)}
     wanted = {f"graph/{layer}/{name}" for layer in TRAINED for name in {*measured, "patterns"}} | {"graph/seconds"}
-    assert {tag for tag in tags["scalars"] if tag.startswith("graph/")} == wanted
+    assert {tag for tag in tags["scalars"] if tag.startswith("graph/") and "_known" not in tag} == wanted
     number = float(len(explaining.result["features.5"]))
     assert [(e.step, e.value) for e in events.Scalars("graph/features.5/patterns")] == [(8, number)]
     images = {"graph/features.5/patches", "graph/features.2/patches", "graph/patterns", "graph/drawn"}
@@ -289,15 +290,15 @@ def test_without_landmarks_there_is_a_graph_but_no_evaluation(tmp_path, told):
     explaining = make_explanation(RandomProbe(12), on_error="raise")
     train(tmp_path, [explaining])
     assert set(explaining.result.scalars()) == {"features.5/patterns", "features.2/patterns", "seconds"}
-    assert [kind for kind, _ in explaining.artifacts(explaining.result)] == [Image, Image, Figure, Figure]
-    assert explaining.charts(explaining.result) == ("Explanatory graph: graph", {})
+    assert [kind for kind, *_ in explaining.shown(explaining.result)] == [Image, Image, Figure, Figure]
+    assert explaining.charts(explaining.result) == {}
     assert not any("correlation" in line for line in told)
     assert told[-1].startswith(f"graph: {number_of_patterns(explaining)} patterns; browse them in ")
     same_graphs(GraphResult.load(tmp_path / "interp" / "graph" / "end"), explaining.result)
 
 
 def test_csv_holds_every_scalar(tmp_path):
-    explaining = make_explanation()
+    explaining = make_explanation(scalars="all")
     train(tmp_path, [explaining], logger=CSVLogger(tmp_path, name=None, version=""))
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -309,7 +310,8 @@ def test_csv_holds_every_scalar(tmp_path):
 @pytest.fixture
 def told(monkeypatch):
     lines = []
-    monkeypatch.setattr(explanatory_graph, "rank_zero_info", lines.append)
+    for module in (explanatory_graph, base):
+        monkeypatch.setattr(module, "rank_zero_info", lines.append)
     return lines
 
 
@@ -389,7 +391,7 @@ class Drawing(ExplanatoryGraph):
     """Notes what it has drawn when its files are written."""
 
     def save(self, result, folder):
-        self.shown = [*getattr(self, "shown", []), self.drawn]
+        self.kept = [*getattr(self, "kept", []), self.drawn]
         super().save(result, folder)
 
 
@@ -403,9 +405,9 @@ def test_a_sweep_is_shared_with_unchanged_results(tmp_path, told, order):
     train(tmp_path / "together", [passes, *[explaining, location][::order]], num_sanity_val_steps=0)
     # Three batches for both after the epoch, three for the graph at the end, and two drawings of six images.
     assert passes.number == 6
-    assert [each.layer for each in explaining.shown] == [LOW, LOW]
+    assert [each.layer for each in explaining.kept] == [LOW, LOW]
     # Of the graph that is shown with it, not of the one before.
-    assert explaining.shown[0] is not explaining.shown[1]
+    assert explaining.kept[0] is not explaining.kept[1]
     assert sum("learning the graph, about" in line for line in told) == 2
     train(tmp_path / "alone", [alone], num_sanity_val_steps=0)
     shared, single = (

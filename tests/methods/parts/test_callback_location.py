@@ -97,7 +97,7 @@ def test_files_and_pictures(tmp_path):
 
 def test_what_was_found_is_said_at_the_end(tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr("lightning_interp.methods.parts.callback.rank_zero_info", told.append)
+    monkeypatch.setattr("lightning_interp.callbacks.base.rank_zero_info", told.append)
     train(tmp_path, [LocationInstability(PROBE, ["layer"], **OPTIONS)], [1])
     (line,) = told
     assert line.startswith(f"location: layer: instability {fixed_deviation(PROBE) / 2:.3f}, ")
@@ -123,10 +123,8 @@ def test_resumed_training_probes_no_epoch_twice(tmp_path):
     train(tmp_path, [LocationInstability(PROBE, ["layer"], schedule=schedule, **OPTIONS), saving], [0, 0], **options)
     # The last epoch, 1, is probed too; from there it is two to the next.
     seen = LocationInstability(PROBE, ["layer"], schedule=schedule, **OPTIONS)
-    probed = []
-    seen.probe = lambda *args, probe=seen.probe: probed.append(args[-1]["epoch"]) or probe(*args)
     train(tmp_path, [seen], [0, 0, 1, 2], tmp_path / "last.ckpt", max_epochs=4)
-    assert probed == [3]
+    assert [entry["epoch"] for entry in seen.history] == [0, 1, 3]
     assert seen.result.scalars()["layer/correlation"] == pytest.approx(1)
 
 
@@ -144,7 +142,7 @@ def test_what_cannot_work_is_refused_before_training(tmp_path):
 def test_without_masks_there_is_no_purity():
     probe = SpotProbe(4)
     probe.concepts = probe.concepts[:1]
-    assert LocationInstability(probe, ["layer"]).meter.measures == ("location",)
+    assert LocationInstability(probe, ["layer"]).engine.measures == ("location",)
     with pytest.raises(DatasetError, match="SpotProbe has no concept of category 'part'"):
         LocationInstability(probe, ["layer"], parts=["red spot"])
 

@@ -141,7 +141,7 @@ def test_masks_of_another_size_than_the_image():
     meter = PartMeter(probe, ["0"])
     meter.describe(nn.Sequential(nn.Conv2d(3, 4, 4, stride=4)))
     # The centre of four pixels is that of two pixels of half the size.
-    assert meter.mask_grids["0"].rows.anchors == (0.5, 2.5, 4.5, 6.5)
+    assert meter.grids["0"].rows.anchors == (0.5, 2.5, 4.5, 6.5)
 
 
 @pytest.mark.parametrize("options", [{"byte_budget": 0}, {"batch_size": 5}, {"num_workers": 1}])
@@ -160,7 +160,8 @@ def test_samples_and_bad_images():
     whole = SpotProbe(8, broken=(2, 5))
     with pytest.raises(DatasetError, match=r"photo_2\.jpg"):
         measure_parts(spot_model(), whole, ["0"])
-    skipped = measure_parts(spot_model(), whole, ["0"], on_bad_image="skip")
+    with pytest.warns(UserWarning, match="left out: 2 of 8 images of the probe set; the first, image 2: DatasetError"):
+        skipped = measure_parts(spot_model(), whole, ["0"], on_bad_image="skip")
     assert skipped.num_images == 6
     assert skipped.settings["num_skipped"] == 2
     assert skipped["0"].top.image[RED].tolist() == [0, 1, 3, 4, 6, 7]
@@ -271,7 +272,8 @@ def on_rank(rank, world, budget):
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize("budget", [2**20, 0])
 def test_two_processes_equal_one(budget):
-    alone = on_rank(0, 1, budget)
+    with pytest.warns(UserWarning, match="left out: 1 of 13 images"):
+        alone = on_rank(0, 1, budget)
     for result in values(run_ranks(on_rank, 2, budget, timeout=60)):
         assert_same(result, alone)
         assert result.num_images == alone.num_images == 12

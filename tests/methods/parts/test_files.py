@@ -83,7 +83,7 @@ def test_damaged_arrays_are_refused(result, tmp_path):
 
 
 def test_without_safetensors_the_table_is_still_written(result, tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning_interp.methods.parts.files.available", lambda name: False)
+    monkeypatch.setattr("lightning_interp.results.files.available", lambda name: False)
     with pytest.warns(UserWarning, match="safetensors is not installed"):
         save_parts(result, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["filters_0.csv", "parts.json"]

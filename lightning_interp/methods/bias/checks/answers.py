@@ -5,7 +5,7 @@ import torch
 from lightning_interp.functional.moments import mean_estimate
 from lightning_interp.methods.bias.checks.asked import Asked
 from lightning_interp.methods.bias.checks.base import Check
-from lightning_interp.methods.bias.checks.view import View
+from lightning_interp.methods.bias.checks.view import BiasView
 from lightning_interp.methods.bias.maths.groups import Learnt, contingency_table, what_is_learnt
 from lightning_interp.methods.bias.result import Score
 
@@ -26,15 +26,16 @@ class Answers(Check):
         binary = [name for name in asked.labelled if classes == 2 and int(asked.chosen(name).max()) < 2]
         self.names = tuple(dict.fromkeys((asked.target, *binary)))
         self.sums = {f"table/{name}": self.empty(classes, classes) for name in self.names}
-        self.sums["nonfinite"] = self.empty(1)
+        self.sums |= {"nonfinite": self.empty(1), "images": self.empty(1)}
 
-    def update(self, view: View) -> None:
+    def update(self, view: BiasView) -> None:
         """The forward pass that every check shares."""
         for name in self.names:
             sizes = self.sums[f"table/{name}"].shape
             self.add(f"table/{name}", contingency_table([view.label(name), view.predicted], sizes))
         finite = view.outputs.isfinite().reshape(len(view.indices), -1).all(1)
         self.add("nonfinite", (~finite).sum()[None])
+        self.add("images", torch.tensor([len(view.indices)]))
 
     def learnt(self) -> Learnt:
         """Whether the predictions follow anything."""
@@ -52,5 +53,5 @@ class Answers(Check):
             "balanced_accuracy": Score(
                 balanced.value, low=balanced.low, high=balanced.high, chance=balanced.chance, count=int(count)
             ),
-            "nonfinite": Score(float(self.sums["nonfinite"]), chance=0.0, count=len(self.asked.indices)),
+            "nonfinite": Score(float(self.sums["nonfinite"]), chance=0.0, count=int(self.sums["images"])),
         }

@@ -1,7 +1,7 @@
 """What is asked of a network: a target, the region that should decide it, and the contexts that should not."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class Asked:
         training: By attribute, its values in the training set, where they were given.
         remade: Makes images of the probe set again with attributes set, if it can.
         expected: Signs of the relations that attributes ought to have; a pair not named is unrelated.
+        units: Of the layer looked at, once that is known.
     """
 
     probe: ProbeSet
@@ -47,6 +48,12 @@ class Asked:
     remade: Remade
     training: Mapping[str, Tensor] = field(default_factory=dict)
     expected: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    units: int = 0
+
+    def first(self, count: int | None) -> "Asked":
+        """The same of the first so many images alone; of all for None."""
+        shown = {region: seen[:count] for region, seen in self.shown.items()}
+        return replace(self, indices=self.indices[:count], shown=shown)
 
     @property
     def labelled(self) -> tuple[str, ...]:

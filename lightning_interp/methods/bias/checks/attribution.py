@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from lightning_interp.functional.moments import mean_estimate, moments
 from lightning_interp.methods.bias.checks.asked import Asked
 from lightning_interp.methods.bias.checks.base import Check, by_context, score
-from lightning_interp.methods.bias.checks.view import View
+from lightning_interp.methods.bias.checks.view import BiasView
 from lightning_interp.methods.bias.maths.groups import Learnt
 from lightning_interp.methods.bias.maths.localisation import MEASURES, localisation_scores, localisation_sums
 from lightning_interp.methods.bias.maths.relations import (
@@ -17,6 +17,7 @@ from lightning_interp.methods.bias.maths.relations import (
     inference_patterns,
 )
 from lightning_interp.methods.bias.result import Score
+from lightning_interp.probing.evidence.attribution import ATTRIBUTIONS
 
 
 class Attribution(Check):
@@ -37,7 +38,7 @@ class Attribution(Check):
         super().__init__(asked)
         self.sums = {name: self.empty(27) for name in ("region", *asked.contexts)} | {"outside": self.empty(2, 3)}
 
-    def update(self, view: View) -> None:
+    def update(self, view: BiasView) -> None:
         """One forward pass and one backward pass to the layer a logit, shared with the relations; or captum's."""
         evidence = true_evidence(view)
         for name, region in (("region", self.asked.region), *self.asked.contexts.items()):
@@ -67,24 +68,24 @@ class Attribution(Check):
         return scores | {"enrichment": Score(located.measures["mass"].enrichment, count=located.count, chance=1.0)}
 
 
-def target_heat(view: View, *, patterns: bool = False) -> Tensor:
+def target_heat(view: BiasView, *, patterns: bool = False) -> Tensor:
     """``(B, H, W)`` float64, signed contributions to the score, scaled to the image.
 
     With ``patterns``, of the inference patterns alone: the fewest units that hold nine tenths of all contributions.
     """
-    heat = _gradient_heat(view, patterns) if view.attribute is None else view.attribute(view)
+    heat = _gradient_heat(view, patterns) if view.attribution == ATTRIBUTIONS[0] else view.captum_heat()
     size = view.images.shape[-2:]
     return nn.functional.interpolate(heat[:, None].double(), size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def _gradient_heat(view: View, patterns: bool) -> Tensor:
+def _gradient_heat(view: BiasView, patterns: bool) -> Tensor:
     gradients, asked = view.gradients, view.asked
     at = list(asked.outputs).index(asked.target) if asked.outputs is not None else 0
     found = contributions(gradients.slopes[:, at : at + 1], gradients.maps)
     return heat_map(torch.where(inference_patterns(found), found, 0.0) if patterns else found)[:, 0]
 
 
-def true_evidence(view: View) -> Tensor:
+def true_evidence(view: BiasView) -> Tensor:
     """``(B, H, W)`` float64, the heat of the target, positive where it speaks for the truth; NaN for unknown truth."""
     sign = torch.where(view.sign_label(view.asked.target) > 0, 1.0, -1.0).where(view.target >= 0, torch.nan)
     return target_heat(view) * sign[:, None, None]

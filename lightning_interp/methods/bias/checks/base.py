@@ -9,9 +9,10 @@ from torch import Tensor
 
 from lightning_interp.functional.moments import Estimate
 from lightning_interp.methods.bias.checks.asked import Asked
-from lightning_interp.methods.bias.checks.view import View
+from lightning_interp.methods.bias.checks.view import BiasView
 from lightning_interp.methods.bias.maths.groups import Learnt
 from lightning_interp.methods.bias.result import Score
+from lightning_interp.probing.sums import Sums
 
 
 class Check(ABC):
@@ -20,9 +21,9 @@ class Check(ABC):
     Attributes:
         name: What the user calls it by.
         needs_layer: Whether it looks at a layer's activations.
-        sums: By name, float64 sums; the engine adds up those of all processes before it asks for scores.
-        rows: For the few checks that sums do not serve: one float64 row an image, its number first.
-        gathered: The rows of all processes, in the order of the images; there before scores are asked for.
+        sums: By name, float64 sums to start from; when scores are asked for, those of all processes.
+        rows: By name, ``(0, ...)`` float64, for the few checks that sums do not serve; when scores are asked for, one
+            row an image, in their order.
     """
 
     name: ClassVar[str]
@@ -31,8 +32,8 @@ class Check(ABC):
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
         self.sums: dict[str, Tensor] = {}
-        self.rows: list[Tensor] = []
-        self.gathered = torch.empty(0, 0, dtype=torch.float64)
+        self.rows: dict[str, Tensor] = {}
+        self._into = Sums()
 
     @classmethod
     def why_not(cls, asked: Asked) -> str | None:
@@ -45,7 +46,7 @@ class Check(ABC):
         return None
 
     @abstractmethod
-    def update(self, view: View) -> None:
+    def update(self, view: BiasView) -> None:
         """Add the sums of a batch; no collective."""
 
     @abstractmethod
@@ -56,9 +57,26 @@ class Check(ABC):
         """Sums to start from."""
         return torch.zeros(shape, dtype=torch.float64)
 
+    def begin(self, sums: Sums) -> None:
+        """Take a place among the sums of all checks."""
+        self._into = sums
+        for name, start in self.sums.items():
+            sums.add(f"{self.name}/{name}", start)
+        for name, start in self.rows.items():
+            sums.add(f"{self.name}/{name}", start, by="rows")
+
     def add(self, name: str, sums: Tensor) -> None:
         """Add sums of a batch, wherever they were made."""
-        self.sums[name] += sums.double().cpu()
+        self._into[f"{self.name}/{name}"] += sums.double().cpu()
+
+    def append(self, name: str, rows: Tensor) -> None:
+        """Add the rows of a batch."""
+        self._into.append(f"{self.name}/{name}", rows.double().cpu())
+
+    def end(self, totals: Mapping[str, Tensor]) -> None:
+        """Take over the sums and rows of all processes."""
+        self.sums = {name: totals[f"{self.name}/{name}"] for name in self.sums}
+        self.rows = {name: totals[f"{self.name}/{name}"] for name in self.rows}
 
 
 def score(estimate: Estimate, *, count: float = 0, chance: float = float("nan")) -> Score:

@@ -5,7 +5,7 @@ from torch import Tensor
 from lightning_interp.errors import DatasetError
 from lightning_interp.methods.bias.checks.asked import Asked
 from lightning_interp.methods.bias.checks.base import Check, by_context, score
-from lightning_interp.methods.bias.checks.view import View
+from lightning_interp.methods.bias.checks.view import BiasView
 from lightning_interp.methods.bias.maths.groups import Learnt
 from lightning_interp.methods.bias.maths.reliance import exact_sums, reliance
 from lightning_interp.methods.bias.result import Score
@@ -41,13 +41,13 @@ class Exact(Check):
         told = [f"no exact_reliance/{context}: {why}" for context, why in _refusals(asked).items() if why is not None]
         return "; ".join(told) or None
 
-    def update(self, view: View) -> None:
+    def update(self, view: BiasView) -> None:
         """Two versions an attribute; one forward pass each."""
         region = self._do(view, self.asked.target)
         for context in self.known:
             self.add(context, exact_sums(view.scores, region, self._do(view, context)))
 
-    def _do(self, view: View, name: str) -> tuple[Tensor, Tensor]:
+    def _do(self, view: BiasView, name: str) -> tuple[Tensor, Tensor]:
         on, off = (self.asked.remade(view.indices, {name: value}).to(view.images.device) for value in (1, 0))
         return view.score(on), view.score(off)
 

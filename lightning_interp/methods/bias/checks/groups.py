@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_interp.methods.bias.checks.asked import Asked
 from lightning_interp.methods.bias.checks.base import Check, by_context, score
-from lightning_interp.methods.bias.checks.view import View
+from lightning_interp.methods.bias.checks.view import BiasView
 from lightning_interp.methods.bias.maths.groups import (
     Learnt,
     association,
@@ -53,7 +53,7 @@ class Groups(Check):
         without = [context for context in asked.contexts if context not in asked.labelled]
         return f"no labels of {', '.join(without)} in the probe set: no groups by it" if without else None
 
-    def update(self, view: View) -> None:
+    def update(self, view: BiasView) -> None:
         """No forward pass of its own."""
         classes = self.asked.num_classes
         for context in self.asked.labelled:

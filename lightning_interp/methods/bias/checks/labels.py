@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_interp.data.probe import ProbeSet
-from lightning_interp.data.regions import check_names
-from lightning_interp.errors import DatasetError
+from lightning_interp.errors import DatasetError, check_names
 from lightning_interp.methods.bias.checks.asked import Asked
 
 

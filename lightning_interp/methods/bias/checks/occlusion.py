@@ -8,7 +8,7 @@ from lightning_interp.functional.fills import Fill, fill
 from lightning_interp.functional.moments import mean_estimate
 from lightning_interp.methods.bias.checks.asked import Asked
 from lightning_interp.methods.bias.checks.base import Check, by_context, not_divided, score
-from lightning_interp.methods.bias.checks.view import View
+from lightning_interp.methods.bias.checks.view import BiasView
 from lightning_interp.methods.bias.maths.groups import Learnt, contingency_table
 from lightning_interp.methods.bias.maths.reliance import occlusion_sums, reliance
 from lightning_interp.methods.bias.result import Score
@@ -42,7 +42,7 @@ class Occlusion(Check):
         """Both regions have to be there for their effects to be compared."""
         return not_divided(asked, "crr")
 
-    def update(self, view: View) -> None:
+    def update(self, view: BiasView) -> None:
         """Fill every region in every way; one forward pass each."""
         asked = self.asked
         target = view.sign_label(asked.target)
@@ -68,7 +68,7 @@ class Occlusion(Check):
             self.add(f"area/{name}", view.masks[place].double().mean((1, 2)).sum()[None])
 
     @staticmethod
-    def _filled(view: View, region: str, how: Fill) -> Tensor:
+    def _filled(view: BiasView, region: str, how: Fill) -> Tensor:
         return fill(view.images, view.masks[region], how, view.masks.get("skin"))
 
     def scores(self, learnt: Learnt) -> dict[str, Score]:

@@ -7,7 +7,7 @@ import torch
 from lightning_interp.functional.moments import mean, mean_estimate, moments, variance
 from lightning_interp.methods.bias.checks.asked import Asked
 from lightning_interp.methods.bias.checks.base import Check, by_context, score
-from lightning_interp.methods.bias.checks.view import View
+from lightning_interp.methods.bias.checks.view import BiasView
 from lightning_interp.methods.bias.maths.groups import Learnt, predicted_classes
 from lightning_interp.methods.bias.maths.relations import (
     Reference,
@@ -60,7 +60,7 @@ class AttributeRelations(Check):
         without = [context for context in asked.contexts if context not in (asked.outputs or ())]
         return f"no output of the network is named {', '.join(without)}" if without else None
 
-    def update(self, view: View) -> None:
+    def update(self, view: BiasView) -> None:
         """One backward pass to the layer for each output."""
         gradients = view.gradients
         self.add("cosines", moments(pair_cosines(contributions(gradients.slopes, gradients.maps))))

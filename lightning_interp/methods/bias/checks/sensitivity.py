@@ -8,7 +8,7 @@ from lightning_interp.functional.heads import column
 from lightning_interp.functional.swaps import swap_background
 from lightning_interp.methods.bias.checks.asked import Asked
 from lightning_interp.methods.bias.checks.base import Check, by_context, score
-from lightning_interp.methods.bias.checks.view import View
+from lightning_interp.methods.bias.checks.view import BiasView
 from lightning_interp.methods.bias.maths.groups import Learnt
 from lightning_interp.methods.bias.maths.localisation import RIGHT_REASONS, localisation_scores, right_reasons_sums
 from lightning_interp.methods.bias.maths.reliance import background_gap, foreground_sensitivity, paired_hits
@@ -30,7 +30,7 @@ class Noise(Check):
         super().__init__(asked)
         self.sums = {context: self.empty(2, 2) for context in asked.contexts}
 
-    def update(self, view: View) -> None:
+    def update(self, view: BiasView) -> None:
         """One forward pass a region."""
         right = {
             region: view.classes(noise(view.images, view.masks[region], NOISE, view.indices))
@@ -68,7 +68,7 @@ class Background(Check):
         any_of, _ = asked.donors(torch.zeros_like(labels), asked.region, seed=1)
         self.donors = same, any_of
 
-    def update(self, view: View) -> None:
+    def update(self, view: BiasView) -> None:
         """Two forward passes."""
         own = view.masks[self.asked.region]
         keep, predicted = own.flatten(1).any(1), []
@@ -98,7 +98,7 @@ class InputGradient(Check):
         super().__init__(asked)
         self.sums = {"rrr": self.empty(9)}
 
-    def update(self, view: View) -> None:
+    def update(self, view: BiasView) -> None:
         """One forward and one backward pass."""
         self.add("rrr", right_reasons_sums(_input_gradients(view), view.masks[self.asked.region]))
 
@@ -109,7 +109,7 @@ class InputGradient(Check):
         return {"rrr": score(rrr.score, count=located.count, chance=rrr.chance)}
 
 
-def _input_gradients(view: View) -> Tensor:
+def _input_gradients(view: BiasView) -> Tensor:
     """``(B, C, H, W)``, gradient of the target's summed log-probabilities, as Ross et al. have it."""
     with torch.enable_grad():
         images = view.images.clone().requires_grad_()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_interp.methods.bias.checks.asked import Asked
 from lightning_interp.methods.bias.checks.base import Check, by_context
-from lightning_interp.methods.bias.checks.view import View
+from lightning_interp.methods.bias.checks.view import BiasView
 from lightning_interp.methods.bias.maths.groups import Learnt
 from lightning_interp.methods.bias.maths.slices import MAX_IMAGES, precision_at_k, worst_slice
 from lightning_interp.methods.bias.result import Score
@@ -29,6 +29,11 @@ class Slices(Check):
     name = "slices"
     needs_layer = True
 
+    def __init__(self, asked: Asked) -> None:
+        super().__init__(asked)
+        # Whether it counts, its number, its label, whether the answer is wrong; then its embedding.
+        self.rows = {"images": self.empty(0, 4 + asked.units)}
+
     @classmethod
     def why_not(cls, asked: Asked) -> str | None:
         """It gathers one row an image, and splits them."""
@@ -37,23 +42,25 @@ class Slices(Check):
             return f"it needs {2 * SLICES} to {MAX_IMAGES} images, not {count}; see max_samples"
         return None
 
-    def update(self, view: View) -> None:
+    def update(self, view: BiasView) -> None:
         """Shares the forward pass of the gradients."""
         embedding = view.gradients.maps.mean((2, 3)).double()
         known = (view.target >= 0) & (view.predicted >= 0) & embedding.isfinite().all(1)
         wrong = view.predicted != view.target
         place = torch.tensor(view.indices, device=embedding.device)
-        columns = torch.stack([place, view.target, wrong], 1).double()
-        self.rows.append(torch.cat([columns, embedding], 1)[known].cpu())
+        columns = torch.stack([known, place, view.target, wrong], 1).double()
+        self.append("images", torch.cat([columns, embedding], 1))
 
     def scores(self, learnt: Learnt) -> dict[str, Score]:
         """See the class."""
-        if len(self.gathered) < 2 * SLICES:
+        images = self.rows["images"]
+        images = images[images[:, 0] > 0, 1:]
+        if len(images) < 2 * SLICES:
             names = ("slice_error", "slice_size", *(f"slice_conflict/{context}" for context in self.asked.contexts))
             return dict.fromkeys(names, Score(math.nan))
-        place, label, wrong = (column.long() for column in self.gathered[:, :3].unbind(1))
+        place, label, wrong = (column.long() for column in images[:, :3].unbind(1))
         generator = torch.Generator().manual_seed(0)
-        worst = worst_slice(self.gathered[:, 3:], label, wrong.bool(), generator, slices=SLICES)
+        worst = worst_slice(images[:, 3:], label, wrong.bool(), generator, slices=SLICES)
         found = {
             "slice_error": Score(worst.error, chance=worst.chance, count=worst.size),
             "slice_size": Score(worst.size / worst.count, count=worst.count),

@@ -6,7 +6,7 @@ from lightning_interp.functional.moments import mean, mean_estimate
 from lightning_interp.functional.swaps import paste
 from lightning_interp.methods.bias.checks.asked import Asked
 from lightning_interp.methods.bias.checks.base import Check, by_context, not_divided, score
-from lightning_interp.methods.bias.checks.view import View
+from lightning_interp.methods.bias.checks.view import BiasView
 from lightning_interp.methods.bias.maths.groups import Learnt
 from lightning_interp.methods.bias.maths.reliance import hit_sums, reliance, swap_sums
 from lightning_interp.methods.bias.result import Score
@@ -41,7 +41,7 @@ class Swap(Check):
                 told.append(f"no scr/{context}: too few images that show '{place}' have one value of '{name}'")
         return "; ".join(filter(None, told)) or None
 
-    def update(self, view: View) -> None:
+    def update(self, view: BiasView) -> None:
         """Paste two donors' regions and two donors' contexts; one forward pass each."""
         asked = self.asked
         swap = asked.target, asked.region
@@ -66,7 +66,7 @@ class Swap(Check):
             )
             self.add(context, sums)
 
-    def _paste(self, view: View, swap: tuple[str, str]) -> tuple[list[Tensor], Tensor]:
+    def _paste(self, view: BiasView, swap: tuple[str, str]) -> tuple[list[Tensor], Tensor]:
         """Outputs with the part of a donor of the same label and of one of another, and which images have both."""
         _, place = swap
         own = view.masks[place]

@@ -1,47 +1,57 @@
 """One batch of the probe set as the checks see it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from lightning_interp.data.region_bank import RegionBank
 from lightning_interp.functional.heads import attribute_logit, column
 from lightning_interp.methods.bias.checks.asked import Asked
 from lightning_interp.methods.bias.maths.groups import predicted_classes
+from lightning_interp.probing.evidence.attribution import Attribution, captum_heat
 from lightning_interp.probing.evidence.gradients import Gradients
+from lightning_interp.probing.evidence.tail import Tail
+from lightning_interp.probing.view import Network, View
 
-Fetch = Callable[[Sequence[int]], tuple[Tensor, dict[str, Tensor]]]
 
-
-class View:
+class BiasView(View):
     """Some images of the probe set, their labels and regions, and the network to ask about them.
 
     Args:
-        asked: The question.
+        network: The network.
         indices: The B images.
-        images: ``(B, C, H, W)`` float in [0, 1], on the network's device.
-        masks: By region, ``(B, H, W)`` bool.
-        answer: Gives the network's logits for such images, ``(B, K)`` or ``(B,)``, whatever B.
-        fetch: Reads images and masks of other indices.
-        gradients: Gives the activations of the layer looked at and their gradients.
-        attribute: Gives signed evidence ``(B, h, w)`` by its positions, where gradient times activation is not wanted.
+        images: ``(B, C, H, W)`` float in [0, 1], on its device.
+        read: Reads another image.
+        asked: The question.
+        bank: Region masks.
+        layer: The layer looked at; None for none.
+        attribution: How evidence is traced to it.
     """
 
     def __init__(
         self,
-        asked: Asked,
+        network: Network,
         indices: Sequence[int],
         images: Tensor,
-        masks: Mapping[str, Tensor],
-        answer: Callable[[Tensor], Tensor],
-        fetch: Fetch,
-        gradients: "Callable[[View], Gradients]",
-        attribute: "Callable[[View], Tensor] | None" = None,
+        read: Callable[[int], Tensor | None],
+        *,
+        asked: Asked,
+        bank: RegionBank,
+        layer: str | None,
+        attribution: Attribution,
     ) -> None:
-        self.asked, self.indices, self.images, self.masks = asked, list(indices), images, masks
-        self.answer, self.fetch, self._gradients = answer, fetch, gradients
-        self.attribute = attribute
+        super().__init__(network, indices, images, read)
+        self.asked, self.bank, self.layer, self.attribution = asked, bank, layer, attribution
+
+    @cached_property
+    def masks(self) -> dict[str, Tensor]:
+        """By region, ``(B, H, W)`` bool."""
+        return self._masks(self.indices)
+
+    def _masks(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        return {name: mask.to(self.images.device) for name, mask in self.bank(indices).items()}
 
     def label(self, name: str) -> Tensor:
         """``(B,)`` int64, -1 where unknown."""
@@ -54,11 +64,6 @@ class View:
     def target(self) -> Tensor:
         """``(B,)`` int64, labels of the target."""
         return self.label(self.asked.target)
-
-    @cached_property
-    def outputs(self) -> Tensor:
-        """``(B, K)`` or ``(B,)`` float64, the network's logits for the images as they are."""
-        return self.answer(self.images).double()
 
     @cached_property
     def scores(self) -> Tensor:
@@ -114,11 +119,26 @@ class View:
         Returns:
             Images ``(B, C, H, W)``, by region masks ``(B, H, W)`` bool, and ``(B,)`` bool.
         """
-        at = donors[self.indices]
-        images, masks = self.fetch(torch.where(at >= 0, at, torch.tensor(self.indices)).tolist())
-        return images, masks, (at >= 0).to(images.device)
+        at = donors[self.indices].tolist()
+        images, known = self.others(at)
+        there = zip(at, self.indices, known.tolist(), strict=True)
+        return images, self._masks([donor if has else own for donor, own, has in there]), known
 
     @cached_property
     def gradients(self) -> Gradients:
-        """Gradients at the layer looked at."""
-        return self._gradients(self)
+        """Gradients of the named outputs, or of the score, at the layer looked at."""
+        assert self.layer is not None  # what needs a layer does not run without
+        named = self.asked.outputs is not None
+        return self.gradients_at(self.layer, None if named else lambda images: self.score(images)[:, None])
+
+    def after_layer(self) -> Tail:
+        """The score as a function of the activations of the layer looked at."""
+        assert self.layer is not None
+        labels = self.network.padded(self.target)
+        asked = self.asked
+        return self.tail(self.layer, lambda out: attribute_logit(out.double(), asked.target, asked.outputs, labels))
+
+    def captum_heat(self) -> Tensor:
+        """``(B, h, w)``, signed evidence at the layer's positions, where gradient times activation is not wanted."""
+        found = captum_heat(self.attribution, self.after_layer(), self.network.module)
+        return found[: len(self.indices)]

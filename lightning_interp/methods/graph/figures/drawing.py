@@ -11,7 +11,7 @@ from lightning_interp.drawing.palette import INK, MUTED
 from lightning_interp.drawing.text import clean
 from lightning_interp.methods.graph.figures.overview import Overview, OverviewEdge, overview
 from lightning_interp.methods.graph.figures.patches import Images, best_sights, cut_patch, learnt, picture_of_row
-from lightning_interp.methods.graph.result import GraphResult
+from lightning_interp.methods.graph.patterns import PatternGraph
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,7 @@ _CAPTION = "filter/number · score over the layer's mean; an edge has its parent
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5C99", "#8C6D31", "#A0525E")
 
 
-def draw_graph(graph: GraphResult, images: Images, *, most: int = 9) -> "Figure":
+def draw_graph(graph: PatternGraph, images: Images, *, most: int = 9) -> "Figure":
     """Draw the strongest patterns of each layer, the top layer first, and all edges between those drawn.
 
     A pattern is the patch of the image that it is strongest in, with its filter, its number within the filter and its
@@ -75,7 +75,7 @@ def _left(view: Overview, level: int, slot: int) -> float:
     return _GUTTER + (slot + short / 2) * _PITCH
 
 
-def _draw_row(axes: "Axes", graph: GraphResult, images: Images, view: Overview, level: int, top: float) -> None:
+def _draw_row(axes: "Axes", graph: PatternGraph, images: Images, view: Overview, level: int, top: float) -> None:
     layer, rows, inference = graph.layers[level], view.rows[level], learnt(graph)
     picture = cache(lambda row: picture_of_row(inference, images, row))
     names = layer.names()

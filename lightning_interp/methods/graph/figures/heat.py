@@ -14,7 +14,7 @@ from lightning_interp.drawing.pictures import Picture
 from lightning_interp.drawing.text import clean
 from lightning_interp.methods.graph.figures.patches import Images, picture_of_row
 from lightning_interp.methods.graph.maths.assignment import valid_patterns
-from lightning_interp.methods.graph.result import GraphResult, Inference
+from lightning_interp.methods.graph.patterns import Inference, PatternGraph
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +47,7 @@ def heat_map(points: Tensor, weights: Tensor, size: tuple[int, int]) -> Floats:
 
 
 def pattern_heat_map(
-    graph: GraphResult, inference: Inference, images: Images, *, rows: Sequence[int] | None = None
+    graph: PatternGraph, inference: Inference, images: Images, *, rows: Sequence[int] | None = None
 ) -> "Figure":
     """Draw where the valid patterns of some images lie: a row an image, a column a layer, and one for all layers.
 
@@ -100,7 +100,7 @@ def _spread(total: int, count: int) -> list[int]:
     return [i * total // count for i in range(count)]
 
 
-def _layer_maps(graph: GraphResult, inference: Inference, layer: str, rows: Sequence[int]) -> Floats:
+def _layer_maps(graph: PatternGraph, inference: Inference, layer: str, rows: Sequence[int]) -> Floats:
     """``(len(rows), H, W)`` from 0 to 1."""
     kept, found = graph.kept(layer), inference[layer]
     valid = valid_patterns(found.score, among=kept)

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_interp.methods.graph.result import GraphResult, PatternLayer
+from lightning_interp.methods.graph.maths.editing import rank
+from lightning_interp.methods.graph.patterns import PatternGraph, PatternLayer
 
 
 class OverviewEdge(NamedTuple):
@@ -39,7 +40,7 @@ class Overview:
     edges: list[OverviewEdge]
 
 
-def overview(graph: GraphResult, most: int = 9) -> Overview:
+def overview(graph: PatternGraph, most: int = 9) -> Overview:
     """Choose strong patterns that hang together, each filter once a layer; pruned ones never.
 
     The top row has the patterns that most hangs on: the highest sums, over their children, of score times weight. A
@@ -54,7 +55,7 @@ def overview(graph: GraphResult, most: int = 9) -> Overview:
     rows: list[list[int]] = []
     edges: list[OverviewEdge] = []
     for level, layer in enumerate(graph.layers):
-        order = [pattern.row for pattern in graph.rank(layer.layer)]
+        order = [pattern.row for pattern in rank(graph, layer.layer)]
         links = _links(layer, rows[-1] if level else [])
         if level:
             value = [score * sum(each.values()) for score, each in zip(layer.score.tolist(), links, strict=True)]
@@ -85,7 +86,7 @@ def each_filter_once(ranked: Sequence[int], layer: PatternLayer) -> list[int]:
     return list(first.values())
 
 
-def _hanging_on(graph: GraphResult) -> Tensor:
+def _hanging_on(graph: PatternGraph) -> Tensor:
     """``(V,)`` float64, for the patterns of the top layer the sum of score times weight over their children."""
     total = torch.zeros(len(graph.layers[0]), dtype=torch.float64)
     for below in graph.layers[1:2]:

@@ -12,7 +12,8 @@ from lightning_interp.drawing.pictures import Picture, scalable_font
 from lightning_interp.drawing.text import clean
 from lightning_interp.errors import DatasetError
 from lightning_interp.methods.graph.figures.overview import each_filter_once
-from lightning_interp.methods.graph.result import GraphResult, Inference
+from lightning_interp.methods.graph.maths.editing import rank
+from lightning_interp.methods.graph.patterns import Inference, PatternGraph
 
 Images = Callable[[int], Picture]
 """By index in the probe set, the picture, ``(H, W, 3)`` uint8."""
@@ -43,7 +44,7 @@ class Sight(NamedTuple):
     score: float
 
 
-def learnt(graph: GraphResult) -> Inference:
+def learnt(graph: PatternGraph) -> Inference:
     """Where the patterns are in the images that the graph was learnt from.
 
     Raises:
@@ -118,7 +119,7 @@ def jpeg(picture: Picture, longest: int) -> bytes:
 
 
 def node_patches(
-    graph: GraphResult, layer: str, images: Images, *, patterns: int = 10, columns: int = 8, tile: int = 96
+    graph: PatternGraph, layer: str, images: Images, *, patterns: int = 10, columns: int = 8, tile: int = 96
 ) -> Image.Image:
     """Draw a layer's strongest patterns, the best of each filter, a row each of patches of its strongest images.
 
@@ -141,7 +142,7 @@ def node_patches(
     """
     inference, own = learnt(graph), graph[layer]
     # Patterns of one filter often find the same place.
-    rows = each_filter_once([pattern.row for pattern in graph.rank(layer)], own)[:patterns]
+    rows = each_filter_once([pattern.row for pattern in rank(graph, layer)], own)[:patterns]
     names = own.names()
     picture = cache(lambda row: picture_of_row(inference, images, row))
     pitch = _TITLE + tile + 8

@@ -1,6 +1,6 @@
 """The evaluation of an explanatory graph as a table: patterns beside raw filters and controls."""
 
-from lightning_interp.methods.graph.result import GraphResult
+from lightning_interp.methods.graph.patterns import PatternGraph
 
 _ROWS = {
     "patterns": "",
@@ -24,7 +24,7 @@ _COLUMNS = {
 }
 
 
-def evaluation_table(graph: GraphResult, layer: str) -> tuple[list[str], list[list[str]]]:
+def evaluation_table(graph: PatternGraph, layer: str) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of a layer's table, a row for each of what was judged; columns that nothing fills are left out.
 
     Args:
@@ -45,7 +45,7 @@ def _text(value: float) -> str:
     return "" if value != value else f"{value:.3f}"
 
 
-def page_scores(graph: GraphResult) -> dict[str, dict[str, str]]:
+def page_scores(graph: PatternGraph) -> dict[str, dict[str, str]]:
     """The tables of all layers, turned: by layer and quantity, by what was judged; empty without an evaluation."""
     found: dict[str, dict[str, str]] = {}
     for layer in graph.names if graph.meta.get("evaluation") else ():

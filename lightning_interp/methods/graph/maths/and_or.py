@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lightning_interp.errors import DatasetError
-from lightning_interp.methods.graph.result import GraphResult, Inference
+from lightning_interp.methods.graph.patterns import Inference, PatternGraph
 
 Box = tuple[float, float, float, float]
 
@@ -111,7 +111,7 @@ class Located(NamedTuple):
     template: Tensor
 
 
-def latent_patterns(graph: GraphResult, inference: Inference) -> Latent:
+def latent_patterns(graph: PatternGraph, inference: Inference) -> Latent:
     """Of each filter, in each image, the node with the largest score; pruned nodes are left out.
 
     Points are in the images as they are, also where a mirror image fits the graph better. Columns are the filters that

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interp.errors import DatasetError
-from lightning_interp.methods.graph.result import LayerPatterns, PatternLayer
+from lightning_interp.methods.graph.patterns import LayerPatterns, PatternLayer
 
 
 class Synthesis(NamedTuple):
@@ -42,7 +42,7 @@ def valid_patterns(score: Tensor, share: float = 0.1, among: Tensor | None = Non
         score: ``(N, V)``, S of every pattern at the unit that it takes; patterns of score 0 are never valid.
         share: Share of the patterns that are valid, rounded up; of equal scores the first are.
         among: ``(V,)`` bool, the patterns that count, as
-            :meth:`~lightning_interp.methods.graph.result.GraphResult.kept` gives them; None for all.
+            :meth:`~lightning_interp.methods.graph.patterns.PatternGraph.kept` gives them; None for all.
 
     Returns:
         ``(N, V)`` bool.

@@ -5,12 +5,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from lightning_interp.errors import DatasetError
-from lightning_interp.methods.graph.result import GraphResult, Inference, LayerPatterns, PatternLayer
+from lightning_interp.methods.graph.patterns import Inference, LayerPatterns, PatternGraph, PatternLayer
+
+G = TypeVar("G", bound=PatternGraph)
 
 # So many labelled images weigh as much as the doubt without any.
 _PRIOR = 2
@@ -58,7 +61,7 @@ class DoubtfulPattern(RankedPattern):
     doubt: float
 
 
-def rank(graph: GraphResult, layer: str | None = None, top: int | None = None) -> list[RankedPattern]:
+def rank(graph: PatternGraph, layer: str | None = None, top: int | None = None) -> list[RankedPattern]:
     """The patterns that were not pruned, by score, the highest first; of equals, the upper layer's first.
 
     Args:
@@ -84,7 +87,7 @@ def rank(graph: GraphResult, layer: str | None = None, top: int | None = None) -
     return list(islice(sorted(found, key=lambda pattern: -pattern.score), top))
 
 
-def prune(graph: GraphResult, names: Iterable[str]) -> GraphResult:
+def prune(graph: G, names: Iterable[str]) -> G:
     """Take patterns out; those that are out already stay out.
 
     Raises:
@@ -94,7 +97,7 @@ def prune(graph: GraphResult, names: Iterable[str]) -> GraphResult:
     return _edited(graph, [name for name in _known(graph, names) if name not in out])
 
 
-def restore(graph: GraphResult, names: Iterable[str] | None = None) -> GraphResult:
+def restore(graph: G, names: Iterable[str] | None = None) -> G:
     """Put patterns back, all of them by default; those that are in stay in.
 
     Raises:
@@ -104,7 +107,7 @@ def restore(graph: GraphResult, names: Iterable[str] | None = None) -> GraphResu
     return _edited(graph, [name for name in _known(graph, graph.pruned if names is None else names) if name in out])
 
 
-def set_pruned(graph: GraphResult, names: Iterable[str]) -> GraphResult:
+def set_pruned(graph: G, names: Iterable[str]) -> G:
     """Take out these patterns and put back all others, as one edit.
 
     Raises:
@@ -115,16 +118,16 @@ def set_pruned(graph: GraphResult, names: Iterable[str]) -> GraphResult:
     return _edited(graph, [*back, *(name for name in wanted if name not in out)])
 
 
-def undo(graph: GraphResult) -> GraphResult:
+def undo(graph: G) -> G:
     """The graph before the last edit that changed it; itself if there was none."""
     return replace(graph, edits=graph.edits[:-1])
 
 
-def _edited(graph: GraphResult, names: list[str]) -> GraphResult:
+def _edited(graph: G, names: list[str]) -> G:
     return replace(graph, edits=(*graph.edits, tuple(names))) if names else graph
 
 
-def _known(graph: GraphResult, names: Iterable[str]) -> list[str]:
+def _known(graph: PatternGraph, names: Iterable[str]) -> list[str]:
     """Each name once, all of them names of patterns."""
     # A string is an iterable of strings too, which nobody means.
     names = dict.fromkeys([names] if isinstance(names, str) else names)
@@ -141,7 +144,7 @@ def _known(graph: GraphResult, names: Iterable[str]) -> list[str]:
 
 
 def rank_for_pruning(
-    graph: GraphResult,
+    graph: PatternGraph,
     parts: Mapping[int, Tensor | Sequence[float]] | None = None,
     inference: Inference | None = None,
 ) -> list[DoubtfulPattern]:
@@ -174,7 +177,7 @@ def _likely_outside(pattern: DoubtfulPattern) -> float:
 
 
 def _doubtful(
-    graph: GraphResult, layer: PatternLayer, inference: Inference | None, regions: Mapping[int, Tensor]
+    graph: PatternGraph, layer: PatternLayer, inference: Inference | None, regions: Mapping[int, Tensor]
 ) -> list[DoubtfulPattern]:
     unknown = torch.full_like(layer.score, torch.nan)
     travel = agreement = outside = unknown

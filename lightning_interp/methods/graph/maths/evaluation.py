@@ -16,7 +16,7 @@ from lightning_interp.functional.location import LocationScores, point_scores
 from lightning_interp.functional.part_overlap import PartPurity, cell_purity
 from lightning_interp.functional.peaks import Peaks, cell_points, peak_points
 from lightning_interp.functional.upsampling import Axis, Grid
-from lightning_interp.methods.graph.result import GraphResult, Inference, LayerPatterns, PatternLayer
+from lightning_interp.methods.graph.patterns import Inference, LayerPatterns, PatternGraph, PatternLayer
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class GraphEvaluation:
 
 
 def evaluate_graph(
-    graph: GraphResult,
+    graph: PatternGraph,
     inference: Inference,
     landmarks: Tensor,
     peaks: Mapping[str, Peaks],

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lightning_interp._extras import require
-from lightning_interp.methods.graph.result import GraphResult
+from lightning_interp.methods.graph.patterns import PatternGraph
 
 if TYPE_CHECKING:
     import networkx
 
 
-def to_networkx(graph: GraphResult) -> "networkx.DiGraph":
+def to_networkx(graph: PatternGraph) -> "networkx.DiGraph":
     """The graph with patterns as nodes, by name, and edges from parent to child.
 
     Nodes have ``layer``, ``filter``, ``x`` and ``y`` (mu), ``width`` (all three in pixels), ``score`` and ``pruned``;
@@ -28,7 +28,7 @@ def to_networkx(graph: GraphResult) -> "networkx.DiGraph":
     return found
 
 
-def to_graphml(graph: GraphResult) -> str:
+def to_graphml(graph: PatternGraph) -> str:
     """GraphML of :func:`to_networkx`; what of the graph's own attributes is a list or a dict is written as JSON.
 
     Raises:
@@ -39,7 +39,7 @@ def to_graphml(graph: GraphResult) -> str:
     return "\n".join(require("networkx").generate_graphml(found)) + "\n"
 
 
-def to_node_link(graph: GraphResult) -> dict[str, Any]:
+def to_node_link(graph: PatternGraph) -> dict[str, Any]:
     """Node-link data with the attributes of :func:`to_networkx`, for ``networkx.node_link_graph`` (``edges="edges"``).
 
     Needs no networkx.
@@ -53,7 +53,7 @@ def to_node_link(graph: GraphResult) -> dict[str, Any]:
     }
 
 
-def _facts(graph: GraphResult) -> dict[str, Any]:
+def _facts(graph: PatternGraph) -> dict[str, Any]:
     return {
         "layers": list(graph.names),
         "image_size": list(graph.image_size),
@@ -63,7 +63,7 @@ def _facts(graph: GraphResult) -> dict[str, Any]:
     }
 
 
-def _nodes(graph: GraphResult) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _nodes(graph: PatternGraph) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for layer in graph.layers:
         columns = (layer.filter, *layer.position.T, layer.width, layer.score, ~graph.kept(layer.layer))
         keys = ("filter", "x", "y", "width", "score", "pruned")
@@ -71,7 +71,7 @@ def _nodes(graph: GraphResult) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield name, {"layer": layer.layer, **dict(zip(keys, values, strict=True))}
 
 
-def _edges(graph: GraphResult) -> Iterator[tuple[str, str, Mapping[str, float]]]:
+def _edges(graph: PatternGraph) -> Iterator[tuple[str, str, Mapping[str, float]]]:
     for above, layer in zip(graph.layers, graph.layers[1:], strict=False):
         parents, children, edge = above.names(), layer.names(), layer.parents >= 0
         columns = (layer.parents[edge], edge.nonzero()[:, 0], *layer.offset(above)[edge].T, layer.weight[edge])

@@ -15,7 +15,7 @@ from lightning_interp.methods.graph.maths.layer import Nodes, side, units_of
 from lightning_interp.methods.graph.maths.mixture import Patterns, Units
 from lightning_interp.methods.graph.maths.pose import pose_of
 from lightning_interp.methods.graph.options import GraphOptions
-from lightning_interp.methods.graph.result import GraphResult, Inference, LayerPatterns
+from lightning_interp.methods.graph.patterns import Inference, LayerPatterns, PatternGraph
 
 # Rounds of E-step and pose, from the mean pose.
 _ROUNDS = 10
@@ -104,7 +104,7 @@ def locate(
 
 
 def infer(
-    graph: GraphResult, layers: Sequence[LayerMaps], images: Tensor, *, byte_budget: int = BYTE_BUDGET
+    graph: PatternGraph, layers: Sequence[LayerMaps], images: Tensor, *, byte_budget: int = BYTE_BUDGET
 ) -> Inference:
     """Find every pattern in every image: argmax of (F(x) + b) P(p_x | V, R), the top layer first.
 
@@ -161,7 +161,7 @@ def join(parts: Sequence[Inference]) -> Inference:
     return Inference(images[order], torch.cat([part.mirrored for part in parts])[order], layers)
 
 
-def check_maps(graph: GraphResult, layers: Sequence[LayerMaps]) -> None:
+def check_maps(graph: PatternGraph, layers: Sequence[LayerMaps]) -> None:
     """Raise a ``DatasetError`` unless the maps are those of the graph's layers, in its order, and finite."""
     names = [each.layer for each in layers]
     if names != list(graph.names):

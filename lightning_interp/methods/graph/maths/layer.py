@@ -11,7 +11,7 @@ from lightning_interp.functional.upsampling import Grid
 from lightning_interp.methods.graph.maths.edges import Above, Parents, predict
 from lightning_interp.methods.graph.maths.mixture import Patterns, Units
 from lightning_interp.methods.graph.maths.pose import swayed
-from lightning_interp.methods.graph.result import PatternLayer
+from lightning_interp.methods.graph.patterns import PatternLayer
 
 
 def side(grid: Grid) -> float:

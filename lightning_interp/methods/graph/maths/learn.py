@@ -14,7 +14,7 @@ from lightning_interp.methods.graph.maths.layer import Nodes, units_of
 from lightning_interp.methods.graph.maths.mixture import Moments, Patterns, moved, spread_about
 from lightning_interp.methods.graph.maths.pose import Sum, first_pose, gains, pose_of, sways
 from lightning_interp.methods.graph.options import GraphOptions
-from lightning_interp.methods.graph.result import GraphResult, PatternLayer
+from lightning_interp.methods.graph.patterns import PatternGraph, PatternLayer
 
 # Poses and edges are learnt after so many iterations without; edges are chosen anew each time after so many more.
 _SETTLED, _EVERY = 2, 5
@@ -29,7 +29,7 @@ def learn_graph(
     total: Sum = lambda values: values,
     byte_budget: int = BYTE_BUDGET,
     progress: Callable[[float, float], None] | None = None,
-) -> GraphResult:
+) -> PatternGraph:
     """Learn the patterns and edges of some layers.
 
     Args:
@@ -79,7 +79,7 @@ def learn_graph(
         history[own.layer] = fit.history
     size = first.grid.rows.size, first.grid.columns.size
     settings = {"options": options.as_dict(), "num_images": count}
-    return GraphResult(tuple(found), size, settings=settings, meta={"history": history})
+    return PatternGraph(tuple(found), size, settings=settings, meta={"history": history})
 
 
 def _work(layer: LayerMaps, options: GraphOptions, place: int) -> float:

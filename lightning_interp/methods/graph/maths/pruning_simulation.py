@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_interp.methods.graph.maths.and_or import Box, Latent, PartTemplate, PartTemplates
-from lightning_interp.methods.graph.result import GraphResult, Inference
+from lightning_interp.methods.graph.patterns import Inference, PatternGraph
 
 # The user takes out what is beside the part in more than this share of the images that he looks at.
 _TOLERATED = 0.5
@@ -34,8 +34,8 @@ def off_part(points: Tensor, scores: Tensor, boxes: Mapping[int, Box]) -> Tensor
     return outside.sum(0) > _TOLERATED * seen.sum(0)
 
 
-def patterns_off_part(graph: GraphResult, inference: Inference, boxes: Mapping[int, Box]) -> list[str]:
-    """Names of the nodes of a graph that the simulated user takes out: for :meth:`GraphResult.prune`.
+def patterns_off_part(graph: PatternGraph, inference: Inference, boxes: Mapping[int, Box]) -> list[str]:
+    """Names of the nodes of a graph that the simulated user takes out, for ``GraphResult.prune``.
 
     Args:
         graph: The graph.

@@ -24,6 +24,7 @@ from tests.helpers.bias import (
     ask,
     biased,
     find,
+    look_at,
     make_diagnoser,
     values,
 )
@@ -197,7 +198,7 @@ def test_swap_of_equal_parts_changes_nothing():
 def test_an_image_that_is_its_own_donor_answers_as_it_is():
     diagnoser, model = make_diagnoser(biased(), checks=["swap"]), Additive(6, 4)
     diagnoser.describe(model)
-    view, swap = diagnoser._view(model, model, range(10)), Swap(diagnoser.asked)
+    view, swap = look_at(diagnoser, model, range(10)), Swap(diagnoser.asked)
     everyone = torch.arange(40)
     swap.donors = dict.fromkeys([("lipstick", "mouth"), ("lipstick", "lids")], (everyone, everyone))
     for region in ("mouth", "lids"):

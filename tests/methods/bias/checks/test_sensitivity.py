@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lightning_interp.methods.bias.checks.sensitivity import Background
-from tests.helpers.bias import MOUTH, SIZE, Additive, Heads, all_versions, ask, biased, make_diagnoser, values
+from tests.helpers.bias import MOUTH, SIZE, Additive, Heads, all_versions, ask, biased, look_at, make_diagnoser, values
 
 CHECKS = ["noise", "background", "gradient"]
 
@@ -51,7 +51,7 @@ def test_background_comes_from_images_that_show_the_region():
     # Two of each label are left, so that each has the other as donor.
     assert ask(model, probe, checks=["background"]).scores["background_gap"].count == 4
     diagnoser = make_diagnoser(probe, checks=["background"])
-    view = diagnoser._view(model, model, range(40))
+    view = look_at(diagnoser, model, range(40))
     for donors in Background(diagnoser.asked).donors:
         _, masks, known = view.fetch_donors(donors)
         assert known.tolist() == [True] * 4 + [False] * 36

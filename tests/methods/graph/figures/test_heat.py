@@ -7,7 +7,7 @@ import torch
 
 from lightning_interp.drawing.figures import render
 from lightning_interp.methods.graph.figures.heat import heat_map, pattern_heat_map
-from lightning_interp.methods.graph.result import Inference
+from lightning_interp.methods.graph.patterns import Inference
 from tests.helpers.graphs import IMAGE_SIZE, LAYERS, toy_graph
 
 GRAPH = toy_graph()

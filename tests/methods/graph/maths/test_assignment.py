@@ -11,7 +11,7 @@ from torch import nn
 from lightning_interp import DatasetError
 from lightning_interp.functional.upsampling import Axis, Grid
 from lightning_interp.methods.graph.maths.assignment import assigned_units, synthesise, valid_patterns
-from lightning_interp.methods.graph.result import LayerPatterns, PatternLayer
+from lightning_interp.methods.graph.patterns import LayerPatterns, PatternLayer
 from lightning_interp.methods.graph.up_convolution import UpConvolution
 from tests.helpers.graphs import LAYERS, toy_graph
 from tests.methods.graph.reference import assignment as reference

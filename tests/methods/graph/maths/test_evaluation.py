@@ -9,7 +9,7 @@ import torch
 from lightning_interp.functional.part_overlap import covered_cells
 from lightning_interp.functional.peaks import Peaks, cell_points, peak_points
 from lightning_interp.methods.graph.maths.evaluation import PlaceScores, evaluate_graph, evaluate_points
-from lightning_interp.methods.graph.result import Inference, LayerPatterns
+from lightning_interp.methods.graph.patterns import Inference, LayerPatterns
 from tests.helpers.graphs import IMAGE_SIZE, LAYERS, toy_graph
 from tests.methods.graph.reference.graph_evaluation import place_scores, purity
 
