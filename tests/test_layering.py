@@ -18,14 +18,14 @@ FLOORS = (
     {"logging"},
     {"callbacks"},
     {"methods"},
-    {"__init__", "losses", "metrics", "cli"},
+    {"__init__", "losses", "cli"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 HEAVY = {"matplotlib", "jsonargparse", "safetensors", "networkx", "captum", "scipy", "sklearn", "h5py"}
 # Third parties beyond torch, numpy and the standard library; of a method, only the rooms named.
 ONLY_IN = {
-    "torchmetrics": {"probing", "metrics"},
+    "torchmetrics": {"probing"},
     "PIL": {"data", "drawing", "results", "logging", "methods"},
     "torchvision": {"data"},
     "jinja2": {"drawing", "methods"},
