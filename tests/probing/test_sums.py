@@ -183,3 +183,12 @@ def test_every_process_has_what_all_have(world):
             expected = torch.cat([rows_of(rank, counts[rank]) for rank in range(world)])
             assert torch.equal(own[f"rows {number}"], expected)
             assert own[f"rows {number}"].dtype == torch.int64
+
+
+def test_a_sum_keeps_its_shape_and_type_and_its_name():
+    sums = Sums()
+    sums.add("count", torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"sum 'count' is \(2,\) of torch\.int64, not \(3,\) of torch\.float32"):
+        sums["count"] = torch.zeros(3)
+    with pytest.raises(KeyError, match="no sum 'counts'; there are count"):
+        sums["counts"]
