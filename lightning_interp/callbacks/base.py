@@ -178,7 +178,8 @@ class ProbeCallback(Callback, Generic[R]):
             return
         if stage == "fit" and is_first(trainer):
             self.reset()
-        self.engine.limit = self.engine.reading.batch_size if is_trial(trainer) else None
+        # What learns nothing from one batch checks that it could learn from all.
+        self.engine.limit = self.engine.reading.batch_size if is_trial(trainer) and self.TRIALS else None
         kind = base_names(trainer.strategy) & SHARDED
         if kind:
             raise ProbeError(f"{self.name}: {kind.pop()} shards the weights; probing it is not supported")
@@ -259,6 +260,7 @@ class ProbeCallback(Callback, Generic[R]):
         self.ranks.close()
         self.ranks = Ranks()
         self.waiting = None
+        self.engine.limit = None
 
     def wants(self, trainer: Trainer, hook: str) -> bool:
         """Whether this callback probes in a hook that runs now."""
@@ -345,12 +347,13 @@ class ProbeCallback(Callback, Generic[R]):
         with same_random_state():
             with self._publisher.guard("files"):
                 self.save(result, root / folder)
-            if not self._laid_out:
-                self._laid_out = True
-                # TensorBoard shows one layout a run: each callback writes those before it again.
-                layouts = [c._layout() for c in self.together if c.result is not None]
-                self._publisher.layout(trainer, dict(layouts))
-            self._publisher.show(trainer, self.shown(result))
+            with self._publisher.guard("figures"):
+                if not self._laid_out:
+                    self._laid_out = True
+                    # TensorBoard shows one layout a run: each callback writes those before it again.
+                    layouts = [c._layout() for c in self.together if c.result is not None]
+                    self._publisher.layout(trainer, dict(layouts))
+                self._publisher.show(trainer, self.shown(result))
 
     def _layout(self) -> tuple[str, Charts]:
         """Heading and charts, of the scores that are sent to the loggers."""

@@ -212,7 +212,9 @@ class BiasResult(Result):
     def _watched(self, values: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
         found: dict[str, float] = {}
         for each in names:
-            name = each.replace("?", "")
+            # The mark is of the score, not of a context that is called by one.
+            check, _, context = each.partition("/")
+            name = f"{check.removesuffix('?')}/{context}" if context else check.removesuffix("?")
             tag = f"{self.target}/{name}"
             if tag in values:
                 found[tag] = values[tag]
